@@ -1,0 +1,45 @@
+# make course   run every notebook on the embedded demo, then print the summary table
+# make test     ruff, pytest, then every notebook compared with its stored outputs (nbval, strict, serial)
+# make lab      open the course in JupyterLab
+# make figures  run the course and rewrite the PNGs in figures/
+# make clean    remove what the course made (data/, runs/); the installation in .venv stays
+# All of them install what they need first, once. Needed beforehand: make and Python 3.11 or newer (PYTHON=...).
+
+PYTHON  ?= python3
+PROFILE ?= demo
+LAB     ?= notebooks/00_start_here.ipynb
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/installed
+CELL_TIMEOUT ?= 1200
+
+# Two busy processes with two torch threads each are many times slower than with one: workers use one thread each,
+# the rest never more than this.
+export OMP_NUM_THREADS ?= 2
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: install course test lab figures clean
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"taemi needs Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+course: $(STAMP)
+	$(BIN)/python -m taemi_lib run --profile $(PROFILE)
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) notebooks
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab $(LAB)
+
+figures: $(STAMP)
+	$(BIN)/python -m taemi_lib run --profile demo --figures
+
+clean:
+	rm -rf data runs

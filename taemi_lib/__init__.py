@@ -1,0 +1,35 @@
+"""taemi_lib: from a video clip to six emotional mimicry intensities, small enough to read.
+
+The names below are loaded when first used, so that `import taemi_lib` costs nothing and needs neither torch nor a GPU.
+"""
+
+from importlib import import_module
+
+# public name -> the module that defines it; None: the name is a module itself.
+# A function never shares its name with a module here: importing the module would hide the function.
+_LAZY = {
+    "EMOTIONS": "profiles",
+    "Batch": "models.batch",
+    "train": "training",
+    "evaluate": "evaluation",
+    "predict": "prediction",
+    "models": None,
+    "metrics": None,
+}
+
+__all__ = ["EMOTIONS", "Batch", "evaluate", "metrics", "models", "predict", "train"]
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
+    home = _LAZY[name]
+    value = import_module(f".{home or name}", __name__)
+    if home:
+        value = getattr(value, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,139 @@
+"""A folder of SynthMimic clips in the official Vidmimic2 layout, plus truth.parquet: written in parallel, resumable.
+
+    <root>/raw/00000.mp4 ...  train_split.csv  valid_split.csv    as in Hume-Vidmimic2 (labels of the first regime)
+    <root>/truth.parquet      every latent, the event times, and for every regime the labels and the noiseless intensities
+    <root>/generator.json     what was asked for: a folder made otherwise is refused
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from taemi_lib.data.manifest import Manifest, ManifestError
+from taemi_lib.data.synthmimic import render, world
+from taemi_lib.profiles import EMOTIONS, ChoiceError, Data
+
+VERSION = 1  # of the clips: raise it whenever the same seed gives another clip
+SHARES = {"train": 0.48, "selection": 0.10, "test": 0.42}
+TRUTH = "truth.parquet"
+
+
+def split_of(count: int) -> list[str]:
+    """Split of clip 0, 1, ... count - 1: train first, then selection, then test."""
+    train, selection = round(SHARES["train"] * count), round(SHARES["selection"] * count)
+    return ["train"] * train + ["selection"] * selection + ["test"] * (count - train - selection)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(unfinished, path)
+
+
+def _truth(latents: world.Latents, speech, noise: float) -> dict:
+    """One row of truth.parquet, without id and split."""
+    row = {
+        "voice": latents.voice, "identity": latents.identity, "sentence": latents.sentence, "duration": speech.duration,
+        "missing": latents.missing, "damaged": latents.damaged, "cue": latents.cue, "gaze": latents.gaze,
+        "words": " ".join(f"{word}@{start:.3f}" for word, start in zip(latents.words, speech.starts)),
+    }
+    row |= {f"text/{emotion}": strength for emotion, strength in zip(EMOTIONS, latents.text)}
+    for index, (start, end) in enumerate(speech.events):
+        row |= {f"event{index}_start": start, f"event{index}_end": end, f"event{index}_emotion": EMOTIONS[latents.emotions[index]],
+                f"event{index}_face": latents.face[index], f"event{index}_voice": latents.voice_strength[index]}
+    # the raters' moods are the same in every regime, so that regimes can be compared clip by clip
+    for regime in world.REGIMES:
+        true = world.noiseless(latents, regime)
+        label = world.rate(true, noise, np.random.default_rng([latents.seed, 7]))
+        row[f"counts/{regime}"] = world.counting_event(latents, regime)
+        row |= {f"noiseless/{regime}/{emotion}": float(value) for emotion, value in zip(EMOTIONS, true)}
+        row |= {f"label/{regime}/{emotion}": float(round(value, 4)) for emotion, value in zip(EMOTIONS, label)}
+    return row
+
+
+def _make(job: tuple[int, str], root: Path, seed: int, noise: float) -> None:
+    """Write clip `number` and then, as the sign that it is complete, its row of truth."""
+    number, split = job
+    done = root / "rows" / f"{number:05d}.json"
+    if not done.exists():
+        latents = world.draw(seed * 1_000_000 + number, split)
+        speech = render.write(latents, root / "raw" / f"{number:05d}.mp4")
+        _write_json(done, _truth(latents, speech, noise))
+
+
+def generate(root: str | Path, data: Data = Data(), processes: int | None = None, progress: bool = True) -> Path:
+    """Make what is missing of `data.clips` clips in `root`; a complete folder is left as it is. Returns `root`.
+
+    Raises ManifestError if the folder was made with other settings: it names both.
+    """
+    root = Path(root)
+    asked = {"version": VERSION, "clips": data.clips, "seed": data.seed, "label_noise": data.label_noise}
+    settings = root / "generator.json"
+    if settings.exists():
+        found = json.loads(settings.read_text())
+        differing = [f"{settings}: {key} is {found.get(key)}, asked for {asked[key]}" for key in asked if found.get(key) != asked[key]]
+        if differing:
+            raise ManifestError(str(root), differing + ["delete the folder or choose another data_root"])
+        if (root / TRUTH).exists():
+            return root
+    elif root.exists() and any(root.iterdir()):
+        raise ManifestError(str(root), [f"{root}: holds files that the generator did not make; choose another data_root"])
+    for folder in ("raw", "rows"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    _write_json(settings, asked)
+
+    splits = split_of(data.clips)
+    make = partial(_make, root=root, seed=data.seed, noise=data.label_noise)
+    context = multiprocessing.get_context("spawn")  # a notebook's kernel holds threads; forking it would not be safe
+    with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context) as executor:
+        finished = executor.map(make, enumerate(splits), chunksize=4)
+        for _ in tqdm(finished, total=len(splits), desc="generating clips", unit="clip", disable=not progress):
+            pass
+
+    ids = [f"{number:05d}" for number in range(data.clips)]
+    rows = [{"clip_id": i, "split": split, **json.loads((root / "rows" / f"{i}.json").read_text())} for i, split in zip(ids, splits)]
+    table = pd.DataFrame(rows).set_index("clip_id")
+    official = table[[f"label/{world.REGIMES[0]}/{emotion}" for emotion in EMOTIONS]].set_axis(EMOTIONS, axis=1)
+    official.index.name = "Filename"
+    for name, chosen in (("train_split.csv", table["split"] != "test"), ("valid_split.csv", table["split"] == "test")):
+        official[chosen].to_csv(root / name)
+    unfinished = root / (TRUTH + ".part")
+    table.to_parquet(unfinished)
+    os.replace(unfinished, root / TRUTH)  # last: this file says that the folder is complete
+    shutil.rmtree(root / "rows")
+    return root
+
+
+def truth(root: str | Path) -> pd.DataFrame:
+    """Every latent of every clip, one row a clip_id. Raises ManifestError if the folder is not complete."""
+    path = Path(root) / TRUTH
+    if not path.exists():
+        raise ManifestError(str(root), [f"{path}: is missing; let `taemi_lib.data.synthmimic.generate` finish the folder"])
+    return pd.read_parquet(path)
+
+
+def regime_table(table: pd.DataFrame, regime: str, kind: str = "label") -> pd.DataFrame:
+    """(N, 6) "label" or "noiseless" intensities of a regime, with emotions as columns. Raises ChoiceError for an unknown regime."""
+    known = sorted({column.split("/")[1] for column in table if column.startswith("label/")})
+    if regime not in known:
+        raise ChoiceError(f"there is no regime {regime!r}; the regimes are: {', '.join(known)}")
+    return table[[f"{kind}/{regime}/{emotion}" for emotion in EMOTIONS]].set_axis(EMOTIONS, axis=1)
+
+
+def read(root: str | Path, regime: str = "cue") -> Manifest:
+    """The clips with the labels of one regime. Raises ManifestError (incomplete folder), ChoiceError (unknown regime)."""
+    table = truth(root)
+    rows = regime_table(table, regime).assign(split=table["split"], video=[f"raw/{clip_id}.mp4" for clip_id in table.index])
+    return Manifest(rows, Path(root), "SynthMimic", labels=regime)
+
+

@@ -1,0 +1,70 @@
+"""Writing that a kill -9 cannot break: a file or folder is either the old one or the new one, never half of each.
+
+Used wherever the flow leaves something on disk that a later call builds on (checkpoints, histories, metrics).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file through a temporary neighbour and one atomic rename."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """`content` as indented JSON, atomically. NaN is refused (it is not JSON). Raises ValueError."""
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Fill the yielded folder; when the block ends well it takes the place of `path`, else `path` stays as it was.
+
+    A folder cannot replace another in one step, so the old one moves aside first. `mend_folder` puts things right
+    after a kill between the two renames: call it before reading.
+    """
+    path = Path(path)
+    fresh, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
+    mend_folder(path)
+    fresh.mkdir(parents=True)
+    yield fresh
+    if path.exists():
+        os.rename(path, old)
+    os.rename(fresh, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def mend_folder(path: str | Path) -> None:
+    """Undo what an interrupted `new_folder` left behind: the last complete version stands at `path` afterwards."""
+    path = Path(path)
+    fresh, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
+    if old.exists() and not path.exists():
+        os.rename(old, path)
+    for leftover in (fresh, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+
+
+@contextlib.contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Hold `folder` for this process; a second process waits. The kernel frees the lock when a process is killed.
+
+    Killing a parent leaves its workers alive for a moment: without the lock, the restarted command and an orphaned
+    worker would write the same run at the same time.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,58 @@
+"""All systems by name: `create("taemi", audio_dim=131, ...)`, `names()`, `load(folder)`. One readable file a system."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+from taemi_lib.models.base import Output, System
+from taemi_lib.models.batch import Batch, ClipDataset, LengthGroupedBatches, collate
+from taemi_lib.models.controls import AudioOnly, ConstantQuery, TextOnly, VisionOnly
+from taemi_lib.models.taemi import TAEMI
+from taemi_lib.profiles import ChoiceError
+
+__all__ = [
+    "TAEMI", "Batch", "ClipDataset", "LengthGroupedBatches", "Output", "System", "collate", "create", "load", "names",
+]  # fmt: skip
+
+_SYSTEMS: dict[str, type[System]] = {
+    system.name: system for system in (TAEMI, ConstantQuery, TextOnly, AudioOnly, VisionOnly)
+}
+
+
+def names() -> list[str]:
+    """The names of all systems."""
+    return list(_SYSTEMS)
+
+
+def _system(name: str) -> type[System]:
+    if name not in _SYSTEMS:
+        raise ChoiceError(f"there is no system {name!r}; the systems are: {', '.join(_SYSTEMS)}")
+    return _SYSTEMS[name]
+
+
+def create(name: str, **sizes) -> System:
+    """A fresh system. Sizes: audio_dim, vision_dim, text_dim and those of profiles.Model.
+
+    Raises ChoiceError for an unknown system or size, with the valid ones.
+    """
+    system = _system(name)
+    known = list(inspect.signature(system).parameters)
+    if unknown := set(sizes) - set(known):
+        raise ChoiceError(f"{name} has no size {', '.join(sorted(unknown))}; its sizes are: {', '.join(known)}")
+    return system(**sizes)
+
+
+def load(folder: str | Path) -> System:
+    """The system saved in a folder by `save_pretrained` (or by training), whichever it is, ready to predict.
+
+    Raises FileNotFoundError when there is none, ValueError when weights and sizes do not fit.
+    """
+    config = Path(folder) / "config.json"
+    if not config.exists():
+        raise FileNotFoundError(f"there is no checkpoint in {folder}: config.json is missing")
+    saved = json.loads(config.read_text())
+    if "system" not in saved:
+        raise ValueError(f"{config} does not name its system: it was not written by this project's save_pretrained")
+    return _system(saved["system"]).from_pretrained(folder)

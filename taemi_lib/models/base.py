@@ -1,0 +1,262 @@
+"""What all systems share: their sizes, their face (`forward(batch) -> Output`), their loss, saving and loading.
+
+A system is a `System` with a `name`, a `build` that makes its parts from the sizes, and a `forward`. Everything else
+(training, evaluation, checkpoints, model cards) works on that face and never asks which system it has.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants, hf_hub_download
+from safetensors import safe_open
+from safetensors.torch import load_model
+from torch import Tensor, nn
+from torch.nn import functional
+
+from taemi_lib.models.attention import SelfAttention, TimeFeatures
+from taemi_lib.models.batch import Batch
+from taemi_lib.models.missing import MissingToken
+from taemi_lib.profiles import EMOTIONS
+
+_CARD = """---
+{{ card_data }}
+---
+# {{ system }}
+
+{{ summary }}
+
+Six emotional mimicry intensities of one clip, in this order: {{ emotions }}. A checkpoint of the TAEMI course;
+{{ parameters }} parameters. The output is linear: clip it to [0, 1] for use.
+{% if training %}
+Trained with `taemi_lib.train`: {{ training }}.
+{% endif %}
+```python
+from taemi_lib import models
+model = models.load("FOLDER")  # a folder, or: models.create("{{ system }}", ...) for fresh weights
+```
+
+| size | value |
+|---|---|
+{% for key, value in sizes.items() %}| {{ key }} | {{ value }} |
+{% endfor %}
+It knows only the clips and the encoders it was trained with: other features of the same width give numbers without
+meaning.
+"""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """All sizes that systems choose from. Widths are numbers of features; see profiles.Model for the rest."""
+
+    audio_dim: int
+    vision_dim: int
+    text_dim: int
+    width: int
+    heads: int
+    mlp_width: int
+    dropout: float
+    input_dropout: float
+    modality_dropout: float
+    time_features: bool
+
+
+@dataclass
+class Output:
+    """What a system says about B clips.
+
+    prediction (B, 6)    intensities in the order of EMOTIONS, not clipped
+    attention            {modality: (B, H, T)} weights of a system that attends with a query; padding has weight 0
+    kept                 {modality: (B,) bool} what the system was shown: present and not left out by modality dropout
+    losses               {name: scalar} what a system wants minimised beside its main loss (already weighted)
+    """
+
+    prediction: Tensor
+    attention: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+class System(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="taemi",
+    license="apache-2.0",
+    tags=["emotional-mimicry-intensity"],
+    model_card_template=_CARD,
+):
+    """Base of all systems; a Hugging Face hub model: `save_pretrained`, `from_pretrained`, `push_to_hub`, safetensors.
+
+    Arguments: widths of the encoders' features, then the sizes of profiles.Model with the paper's defaults. A system
+    takes what it needs of them.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self,
+        audio_dim: int,
+        vision_dim: int,
+        text_dim: int,
+        width: int = 512,
+        heads: int = 8,
+        mlp_width: int = 512,
+        dropout: float = 0.1,
+        input_dropout: float = 0.0,
+        modality_dropout: float = 0.1,
+        time_features: bool = True,
+    ) -> None:
+        super().__init__()
+        self.sizes = Sizes(
+            audio_dim, vision_dim, text_dim, width, heads, mlp_width,
+            dropout, input_dropout, modality_dropout, time_features,
+        )  # fmt: skip
+        self.build(self.sizes)
+
+    def build(self, sizes: Sizes) -> None:
+        """Make the parts. Called once, by the constructor."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Output:
+        raise NotImplementedError
+
+    def loss(self, output: Output, batch: Batch) -> Tensor:
+        """Mean squared error over outputs and clips (paper, section 3.5) plus the system's own `output.losses`."""
+        return functional.mse_loss(output.prediction.float(), batch.labels.float()) + sum(output.losses.values())
+
+    def check(self, batch: Batch) -> None:
+        """Raises ValueError naming both sizes when the batch's features are not as wide as this model's."""
+        found = {name: values.shape[-1] for name, values in batch.values.items()}
+        if batch.pooled is not None:
+            found["text"] = batch.pooled.shape[-1]
+        for name, width in found.items():
+            if width != (expected := getattr(self.sizes, f"{name}_dim")):
+                raise ValueError(
+                    f"{self.name} was built for {name} features {expected} wide, this batch has {width}: "
+                    "use the encoders it was trained with, or train it on these features"
+                )
+
+    # --- saving and loading: one folder of model.safetensors, config.json and README.md
+
+    def save_pretrained(self, save_directory, *, config=None, **kwargs):
+        """As the hub mixin's; config.json also names the system, so that `models.load` knows what to build."""
+        return super().save_pretrained(
+            save_directory, config=config or {"system": self.name, **self._hub_mixin_config}, **kwargs
+        )
+
+    def generate_model_card(self, training: str = "", **kwargs) -> ModelCard:
+        return ModelCard.from_template(
+            self._hub_mixin_info.model_card_data,
+            template_str=self._hub_mixin_info.model_card_template,
+            system=self.name,
+            summary=(type(self).__doc__ or "").strip().splitlines()[0],
+            emotions=", ".join(EMOTIONS),
+            parameters=f"{sum(p.numel() for p in self.parameters()):,}",
+            sizes=self._hub_mixin_config,
+            training=training,
+            **kwargs,
+        )
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id, revision, cache_dir, force_download, local_files_only, token, map_location="cpu", strict=True,
+        **sizes,
+    ):  # fmt: skip
+        """Build and load, strictly: the mixin's own version ignores missing weights and prints into notebooks."""
+        if Path(model_id).is_dir():
+            file = Path(model_id) / constants.SAFETENSORS_SINGLE_FILE
+        else:
+            file = hf_hub_download(
+                model_id, constants.SAFETENSORS_SINGLE_FILE, revision=revision, cache_dir=cache_dir,
+                force_download=force_download, local_files_only=local_files_only, token=token,
+            )  # fmt: skip
+        model = cls(**sizes)
+        _check_checkpoint(model, Path(file))
+        load_model(model, file, strict=strict, device=str(map_location))
+        return model.eval()
+
+
+def _check_checkpoint(model: System, file: Path) -> None:
+    """Raises ValueError naming both sides when the checkpoint was made by another system or with other sizes."""
+    if not file.exists():
+        raise FileNotFoundError(f"there is no checkpoint at {file}: give the folder that save_pretrained wrote")
+    config = file.with_name(constants.CONFIG_NAME)
+    saved = json.loads(config.read_text()) if config.exists() else {}
+    if saved.get("system", model.name) != model.name:
+        raise ValueError(f"{file.parent} holds a {saved['system']!r}, not a {model.name!r}: use models.load to get it")
+    with safe_open(file, framework="pt") as tensors:
+        stored = {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}
+    built = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    # Dropout rates may change freely. The number of heads may not, though no tensor's shape shows it.
+    wanted = {key: value for key, value in model._hub_mixin_config.items() if not key.endswith("dropout")}
+    for theirs, ours in (({key: saved.get(key, value) for key, value in wanted.items()}, wanted), (stored, built)):
+        different = [
+            f"{key} is {theirs.get(key, 'missing')} in the checkpoint, {ours.get(key, 'missing')} in the model"
+            for key in sorted(theirs.keys() | ours.keys())
+            if theirs.get(key) != ours.get(key)
+        ]
+        if different:
+            raise ValueError(f"{file} is of other sizes: " + "; ".join(different[:5]))
+
+
+class Stream(nn.Module):
+    """One sequence modality in model space (audio: A', vision: V'), with its token where it is not kept.
+
+    features (B, T, D) -> input dropout -> linear -> + time features -> self-attention -> (B, T, d), mask (B, T)
+    """
+
+    def __init__(self, name: str, sizes: Sizes) -> None:
+        super().__init__()
+        self.name = name
+        self.input_dropout = nn.Dropout(sizes.input_dropout)
+        self.project = nn.Linear(getattr(sizes, f"{name}_dim"), sizes.width)
+        self.time = TimeFeatures(sizes.width) if sizes.time_features else None
+        self.attend = SelfAttention(sizes.width, sizes.heads, sizes.dropout)
+        self.token = MissingToken(sizes.width)
+
+    def forward(self, batch: Batch, kept: Tensor) -> tuple[Tensor, Tensor]:
+        if self.name not in batch.values:
+            return self.token.in_sequence(None, None, kept)
+        mask = batch.mask[self.name] & kept.unsqueeze(-1)
+        # Whatever stands in the padding or in an absent modality (noise, NaN, inf) ends here.
+        values = batch.values[self.name].masked_fill(~mask.unsqueeze(-1), 0).to(self.project.weight.dtype)
+        values = self.project(self.input_dropout(values))  # (B, T, D) -> (B, T, d)
+        if self.time is not None:
+            values = values + self.time(batch.times[self.name].masked_fill(~mask, 0))
+        return self.token.in_sequence(self.attend(values, mask), mask, kept)
+
+
+class TextVector(nn.Module):
+    """The raw text vector (B, text_dim) with its token where text is not kept (PAPER.md row 6)."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.input_dropout = nn.Dropout(sizes.input_dropout)
+        self.token = MissingToken(sizes.text_dim)
+
+    def forward(self, batch: Batch, kept: Tensor) -> Tensor:
+        if batch.pooled is None:
+            if batch.present["text"].any():
+                raise ValueError("the batch has text tokens but no text vector: set Batch.pooled (B, text_dim)")
+            return self.token.in_vector(None, kept)
+        return self.token.in_vector(self.input_dropout(batch.pooled.to(self.token.vector.dtype)), kept)
+
+
+def head(inputs: int, sizes: Sizes) -> nn.Sequential:
+    """y = W2 Dropout(GELU(W1 f)): (B, inputs) -> (B, 6), linear output (PAPER.md row 13)."""
+    return nn.Sequential(
+        nn.Linear(inputs, sizes.mlp_width),
+        nn.GELU(),
+        nn.Dropout(sizes.dropout),
+        nn.Linear(sizes.mlp_width, len(EMOTIONS)),
+    )
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Trainable numbers in a model."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+

@@ -1,0 +1,305 @@
+"""From stored clips to what a model eats: `Batch`, and the dataset and the batch order that make it.
+
+Third step of the flow (features -> batch -> model). A batch pads the clips' sequences to one length and says with masks
+what is real; an absent modality is marked absent and is never read.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taemi_lib.profiles import EMOTIONS, MODALITIES
+
+if TYPE_CHECKING:
+    from taemi_lib.data.manifest import Manifest
+    from taemi_lib.features.sequences import ClipFeatures
+    from taemi_lib.features.sequences import Sequence as FeatureSequence
+    from taemi_lib.features.store import Store
+
+# Steps per second when a batch brings no times of its own. Text has no clock: its "time" is the token's index.
+FRAME_RATE = {"audio": 50.0, "vision": 10.0, "text": 1.0}
+
+
+@dataclass
+class Batch:
+    """B clips, modality-keyed. Only `values` (or `pooled`) is needed; the rest has defaults.
+
+    values   {modality: (B, T, D)} features of audio, vision and text (its tokens); T and D differ between modalities
+    mask     {modality: (B, T)} bool, True = a real step. Default: every step is real
+    times    {modality: (B, T)} seconds (text: token index). Default: index / FRAME_RATE
+    present  {modality: (B,)} bool. Default: the modality has a real step (text without tokens: `pooled` is given).
+             A modality with no real step is absent, whatever is claimed here
+    pooled   (B, D) one text vector a clip, or None
+    labels   (B, 6) in the order of EMOTIONS, or None
+    clip_id  B names, for messages and tables
+
+    What stands in padding or in an absent modality is never read. Raises ValueError naming the field and both shapes.
+    """
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    mask: dict[str, Tensor] = field(default_factory=dict)
+    times: dict[str, Tensor] = field(default_factory=dict)
+    present: dict[str, Tensor] = field(default_factory=dict)
+    pooled: Tensor | None = None
+    labels: Tensor | None = None
+    clip_id: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("values", "mask", "times", "present"):
+            given = dict(getattr(self, name))  # a copy: filling in defaults must not change the caller's dict
+            if unknown := set(given) - set(MODALITIES):
+                raise ValueError(f"Batch.{name} has unknown modalities {sorted(unknown)}; they are {MODALITIES}")
+            setattr(self, name, given)
+        first = next(iter(self.values.values()), self.pooled)
+        if first is None:
+            raise ValueError("Batch needs at least one of: values['audio'], values['vision'], values['text'], pooled")
+        size, device = len(first), first.device
+        for name, values in self.values.items():
+            if values.ndim != 3 or len(values) != size or values.shape[1] == 0 or not values.is_floating_point():
+                raise ValueError(
+                    f"Batch.values[{name!r}] is {_describe(values)}; expected a float tensor (B={size}, T >= 1, D)"
+                )
+            steps = values.shape[:2]
+            self.mask.setdefault(name, torch.ones(steps, dtype=torch.bool, device=device))
+            _check(f"mask[{name!r}]", self.mask[name], steps, torch.bool)
+            clock = torch.arange(steps[1], device=device) / FRAME_RATE[name]
+            self.times.setdefault(name, clock.expand(steps))
+            _check(f"times[{name!r}]", self.times[name], steps)
+        for name in ("mask", "times"):
+            if extra := set(getattr(self, name)) - set(self.values):
+                raise ValueError(f"Batch.{name} has {sorted(extra)}, but Batch.values has only {sorted(self.values)}")
+        if self.pooled is not None:
+            _check("pooled", self.pooled, (size, self.pooled.shape[-1]))
+        for name in MODALITIES:
+            if name in self.values:
+                real = self.mask[name].any(dim=1)
+            else:
+                real = torch.full((size,), name == "text" and self.pooled is not None, device=device)
+            given = self.present.get(name, real)
+            _check(f"present[{name!r}]", given, (size,), torch.bool)
+            self.present[name] = given & real
+        if self.labels is not None:
+            _check("labels", self.labels, (size, len(EMOTIONS)))
+        if self.clip_id is None:
+            self.clip_id = [f"clip {index}" for index in range(size)]
+        if len(self.clip_id) != size:
+            raise ValueError(f"Batch.clip_id has {len(self.clip_id)} names for {size} clips")
+
+    def __len__(self) -> int:
+        return len(self.clip_id)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on another device (checked once already, so not checked again)."""
+        moved = copy.copy(self)
+        for name in ("values", "mask", "times", "present"):
+            tensors = getattr(self, name)
+            setattr(moved, name, {key: t.to(device, non_blocking=non_blocking) for key, t in tensors.items()})
+        for name in ("pooled", "labels"):
+            tensor = getattr(self, name)
+            setattr(moved, name, None if tensor is None else tensor.to(device, non_blocking=non_blocking))
+        return moved
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} of {tensor.dtype}"
+
+
+def _check(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> None:
+    if tuple(tensor.shape) != tuple(shape) or (dtype is not None and tensor.dtype != dtype):
+        expected = f"{tuple(shape)} of {dtype}" if dtype else f"{tuple(shape)}"
+        raise ValueError(f"Batch.{name} is {_describe(tensor)}; expected {expected}")
+
+
+def average(sequence: FeatureSequence, steps: int) -> FeatureSequence:
+    """Every `steps` neighbouring steps become their mean, values and times (s); the last group may be smaller."""
+    if steps == 1 or not len(sequence.values):
+        return sequence
+    starts = np.arange(0, len(sequence.values), steps)
+    counts = np.diff(np.append(starts, len(sequence.values)))
+    values = np.add.reduceat(np.asarray(sequence.values, dtype=np.float32), starts) / counts[:, None]
+    times = np.add.reduceat(np.asarray(sequence.times, dtype=np.float64), starts) / counts
+    return dataclasses.replace(sequence, values=values.astype(np.float32), times=times)
+
+
+def _sequences(features: ClipFeatures) -> dict[str, FeatureSequence | None]:
+    return {"audio": features.audio, "vision": features.vision, "text": features.tokens}
+
+
+def collate(
+    features: Sequence[ClipFeatures],
+    targets: np.ndarray | None = None,
+    audio_average: int = 1,
+    dims: Mapping[str, int] | None = None,
+) -> Batch:
+    """Clips to one batch, padded to the longest of them. fp16 stays fp16: the model converts.
+
+    targets       (N, 6), or None: no labels
+    audio_average audio steps to average into one
+    dims          widths of audio, vision and text; without it, a modality that no clip has is left out of `values`
+    Raises ValueError naming the clip whose features are of another width.
+    """
+    dims = dims or {}
+    size = len(features)
+    values, mask, times = {}, {}, {}
+    for name in MODALITIES:
+        found = [_sequences(clip)[name] for clip in features]
+        if name == "audio":
+            found = [sequence and average(sequence, audio_average) for sequence in found]
+        width = dims.get(name, next((s.values.shape[1] for s in found if s is not None), None))
+        if width is None:
+            continue
+        length = max([1, *(len(s.values) for s in found if s is not None)])
+        kinds = {np.asarray(s.values).dtype for s in found if s is not None} or {np.dtype(np.float32)}
+        padded = np.zeros((size, length, width), dtype=np.result_type(*kinds))
+        valid, clock = np.zeros((size, length), dtype=bool), np.zeros((size, length), dtype=np.float32)
+        for row, (clip, sequence) in enumerate(zip(features, found, strict=True)):
+            if sequence is None:
+                continue
+            _check_width(clip.clip_id, name, sequence.values.shape[1], width)
+            count = len(sequence.values)
+            padded[row, :count], clock[row, :count], valid[row, :count] = sequence.values, sequence.times, True
+        values[name], mask[name], times[name] = map(torch.from_numpy, (padded, valid, clock))
+
+    present = {name: mask[name].any(dim=1) for name in values}
+    pooled = None
+    width = dims.get("text", next((len(clip.pooled) for clip in features if clip.pooled is not None), None))
+    if width is not None:
+        vectors = np.zeros((size, width), dtype=np.float32)
+        for row, clip in enumerate(features):
+            if clip.pooled is not None:
+                _check_width(clip.clip_id, "text", len(clip.pooled), width)
+                vectors[row] = clip.pooled
+        pooled = torch.from_numpy(vectors)
+        present["text"] = torch.tensor([clip.pooled is not None for clip in features])
+    labels = None if targets is None else torch.as_tensor(np.asarray(targets), dtype=torch.float32)
+    return Batch(values, mask, times, present, pooled, labels, [clip.clip_id for clip in features])
+
+
+def _check_width(clip_id: str, name: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise ValueError(
+            f"clip {clip_id!r}: {name} features are {found} wide, expected {expected}; "
+            "were they extracted with other encoders? Extract them again."
+        )
+
+
+class ClipDataset(torch.utils.data.Dataset):
+    """The clips of one split, read from the store when needed and kept in memory while they fit.
+
+    store          features.Store (anything with `.read(clip_id)`)
+    manifest       the clip table; `split` selects its part (None: all of it)
+    audio_average  audio steps averaged into one (5: 50 -> 10 steps/s)
+    dims           widths {modality: D}, where no clip of this dataset may show them
+    cache_bytes    clips read beyond this many bytes are read again each time
+
+    clip_ids (N), targets (N, 6) float64 with NaN where a clip has no labels.
+    Raises ValueError naming the clips that are not in the store.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        manifest: Manifest,
+        split: str | None = None,
+        audio_average: int = 1,
+        *,
+        dims: Mapping[str, int] | None = None,
+        cache_bytes: int = 2 << 30,
+    ) -> None:
+        if split is not None:
+            manifest = manifest.select(split)
+        self.store, self.audio_average = store, audio_average
+        self.clip_ids = [str(clip_id) for clip_id in manifest.table.index]
+        self.targets = manifest.table[list(EMOTIONS)].to_numpy(dtype=np.float64)
+        self._given_dims, self._free, self._kept = dict(dims or {}), cache_bytes, {}
+        if missing := [clip_id for clip_id in self.clip_ids if clip_id not in store]:
+            raise ValueError(
+                f"{len(missing)} of {len(self.clip_ids)} clips have no features in the store, "
+                f"the first: {', '.join(missing[:5])}. Extract them first (notebook 02)."
+            )
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    def __getitem__(self, index: int) -> tuple[ClipFeatures, np.ndarray]:
+        """One clip's features (audio averaged) and its targets (6,)."""
+        clip_id = self.clip_ids[index]
+        features = self._kept.get(clip_id)
+        if features is None:
+            features = self.store.read(clip_id)
+            if features.audio is not None:
+                features = dataclasses.replace(features, audio=average(features.audio, self.audio_average))
+            size = sum(s.values.size * s.values.itemsize for s in _sequences(features).values() if s is not None)
+            if size <= self._free:
+                self._free -= size
+                self._kept[clip_id] = features
+        return features, self.targets[index]
+
+    def collate(self, items: Sequence[tuple[ClipFeatures, np.ndarray]]) -> Batch:
+        """Items of this dataset as a batch; labels only where every clip has them."""
+        targets = np.stack([target for _, target in items])
+        return collate([clip for clip, _ in items], None if np.isnan(targets).any() else targets, dims=self.dims)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The clips at these positions."""
+        return self.collate([self[int(index)] for index in indices])
+
+    @cached_property
+    def dims(self) -> dict[str, int]:
+        """{modality: D}, from the first clip that has it; a modality that no clip has is not in it."""
+        found = dict(self._given_dims)
+        for index in range(len(self)):
+            if len(found) == len(MODALITIES):
+                break
+            features, _ = self[index]
+            for name, sequence in _sequences(features).items():
+                if sequence is not None:
+                    found.setdefault(name, sequence.values.shape[1])
+            if features.pooled is not None:
+                found.setdefault("text", len(features.pooled))
+        return found
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(N,) audio and vision steps of each clip: what a clip costs."""
+        clips = (self[index][0] for index in range(len(self)))
+        return np.array([sum(len(s.values) for s in (c.audio, c.vision) if s is not None) for c in clips], dtype=int)
+
+
+class LengthGroupedBatches:
+    """Batches of clips of similar length, so that padding is not paid for; a torch batch sampler.
+
+    The order depends on (seed, epoch) only. Clips are shuffled, cut into pools of `pool` batches, sorted by length
+    within a pool, and the batches are shuffled again. Every clip comes once an epoch: one batch may be smaller.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int = 0, pool: int = 8) -> None:
+        self.lengths, self.batch_size, self.seed, self.pool = np.asarray(lengths), batch_size, seed, pool
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(len(self.lengths))
+        span = self.batch_size * self.pool
+        batches = []
+        for start in range(0, len(order), span):
+            chunk = order[start : start + span]
+            chunk = chunk[np.argsort(self.lengths[chunk], kind="stable")]
+            batches += [chunk[i : i + self.batch_size].tolist() for i in range(0, len(chunk), self.batch_size)]
+        for index in rng.permutation(len(batches)):
+            yield batches[index]

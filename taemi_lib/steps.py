@@ -1,0 +1,127 @@
+"""The steps of the course, each of which finds its result or makes it: clips -> features -> datasets -> trained runs.
+
+Every notebook starts from one of these calls, so each runs on its own and none computes twice. Places:
+
+    data/<profile>/                                        generated clips (real data: data_root itself)
+    runs/<profile>/features/                               one safetensors file a clip
+    runs/<profile>/systems/<regime>/<system>/seed<k>/      one trained run
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm.auto import tqdm
+
+from taemi_lib import data as sources
+from taemi_lib.profiles import Profile, resolve
+
+if TYPE_CHECKING:
+    from taemi_lib.data import Manifest
+    from taemi_lib.features.extract import Report
+    from taemi_lib.features.store import Store
+    from taemi_lib.models.batch import ClipDataset
+    from taemi_lib.training import Run
+
+SYSTEMS = ("taemi", "constant_query", "text_only", "audio_only", "vision_only")
+
+
+def data_folder(profile: Profile, data_root: str | Path = "data") -> Path:
+    """Where the clips lie: a folder per profile for generated clips, `data_root` itself for real ones."""
+    root = resolve(data_root)
+    return root / profile.name if profile.data.source == "synthmimic" else root
+
+
+def clips(profile: Profile, data_root: str | Path = "data", progress: bool = True) -> Manifest:
+    """The clip table. Generated clips that are missing are made; real data that is missing raises ManifestError."""
+    folder = data_folder(profile, data_root)
+    if profile.data.source == "synthmimic":
+        from taemi_lib.data import synthmimic
+
+        synthmimic.generate(folder, profile.data, progress=progress)
+    return sources.load(profile.data, folder)
+
+
+def features(profile: Profile, data_root: str | Path = "data", runs_root: str | Path = "runs", device: str = "auto",
+             progress: bool = True) -> tuple[Store, Report]:
+    """Features of every clip, and what is absent and why. Clips that are in the store already are not encoded again."""
+    from taemi_lib.features.extract import extract
+    from taemi_lib.features.store import Store
+
+    folder = resolve(runs_root) / profile.name / "features"
+    report = extract(clips(profile, data_root, progress), profile.encoders, folder, device=device, progress=progress)
+    return Store(folder), report
+
+
+def datasets(profile: Profile, data_root: str | Path = "data", runs_root: str | Path = "runs", device: str = "auto",
+             progress: bool = True) -> dict[str, ClipDataset]:
+    """{"train", "selection", "test"}: stored features with labels."""
+    from taemi_lib.models.batch import ClipDataset
+
+    store, _ = features(profile, data_root, runs_root, device, progress)
+    manifest = clips(profile, data_root, progress)
+    return {split: ClipDataset(store, manifest, split, profile.training.audio_average) for split in ("train", "selection", "test")}
+
+
+def run_folder(profile: Profile, system: str, seed: int, runs_root: str | Path = "runs") -> Path:
+    regime = profile.data.regime if profile.data.source == "synthmimic" else profile.data.source
+    return resolve(runs_root) / profile.name / "systems" / regime / system / f"seed{seed}"
+
+
+@cache
+def _datasets_of_worker(profile: Profile, data_root: str, runs_root: str) -> dict[str, ClipDataset]:
+    return datasets(profile, data_root, runs_root, "cpu", progress=False)
+
+
+def _train(profile: Profile, system: str, seed: int, data_root: str, runs_root: str, device: str) -> str:
+    """One run, in a process of its own. Returns its folder."""
+    from taemi_lib.training import train
+
+    parts = _datasets_of_worker(profile, data_root, runs_root)
+    folder = run_folder(profile, system, seed, runs_root)
+    train(system, parts["train"], parts["selection"], model=profile.model, training=profile.training, run_folder=folder, seed=seed,
+          device=device, progress=False, encoders=dataclasses.asdict(profile.encoders))
+    return str(folder)
+
+
+def runs(profile: Profile, systems: Iterable[str] = SYSTEMS, seeds: Iterable[int] | None = None, data_root: str | Path = "data",
+         runs_root: str | Path = "runs", device: str = "auto", progress: bool = True, processes: int | None = None,
+         ) -> dict[tuple[str, int], Run]:
+    """{(system, seed): finished run}. Runs that are missing are trained side by side, one process and one torch thread each, so
+    that results do not depend on how many cores there are; an interrupted run goes on where it stopped.
+
+    Raises RuntimeError naming system and seed when a run fails; the others are kept.
+    """
+    from taemi_lib.device import choose
+    from taemi_lib.models import create, names  # noqa: F401 - unknown systems are refused before anything is computed
+    from taemi_lib.training import is_finished, load_run
+
+    wanted = [(system, seed) for system in systems for seed in (profile.seeds if seeds is None else seeds)]
+    for system, _ in wanted:
+        if system not in names():
+            create(system)
+    missing = [job for job in wanted if not is_finished(run_folder(profile, *job, runs_root))]
+    if missing:
+        datasets(profile, data_root, runs_root, device, progress)  # once, before the workers ask for it
+        chosen = choose(device)
+        workers = 1 if chosen.type == "cuda" else min(processes or os.cpu_count() or 1, len(missing))
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context) as executor:
+            jobs = {executor.submit(_train, profile, *job, str(data_root), str(runs_root), str(chosen)): job for job in missing}
+            bar = tqdm(as_completed(jobs), total=len(jobs), desc="training", unit="run", disable=not progress)
+            for finished in bar:
+                system, seed = jobs[finished]
+                try:
+                    finished.result()
+                except Exception as error:
+                    executor.shutdown(cancel_futures=True)
+                    raise RuntimeError(f"training {system} with seed {seed} failed: {error}") from error
+                bar.set_postfix_str(f"{system}, seed {seed}")
+    return {job: load_run(run_folder(profile, *job, runs_root)) for job in wanted}
