@@ -89,14 +89,18 @@ def literal(text: str) -> object:
 # ------------------------------------------------------------------------------------------------------ one notebook
 
 
-def use_own_kernel() -> None:
-    """Let "python3" mean the Python that runs this, also where the environment was never activated or where the user
-    has registered another kernel of that name. Raises CourseError when it would still be another one."""
+def prepare_kernels() -> None:
+    """Set what kernels inherit: no progress bars from the library, "python3" meaning the Python that runs this,
+    also where the environment was never activated or the user has registered another kernel of that name.
+
+    Raises CourseError when it would still be another one.
+    """
     from jupyter_client.kernelspec import KernelSpecManager
 
     own = str(Path(sys.prefix) / "share" / "jupyter")
     others = [path for path in os.environ.get("JUPYTER_PATH", "").split(os.pathsep) if path and path != own]
     os.environ["JUPYTER_PATH"] = os.pathsep.join([own, *others])
+    os.environ["TQDM_DISABLE"] = "1"
     command = KernelSpecManager().get_kernel_spec("python3").argv[0]
     # jupyter_client replaces a bare "python" by sys.executable
     if command not in ("python", "python3", sys.executable):
@@ -131,13 +135,14 @@ def execute(path: Path, output: Path, parameters: dict[str, object]) -> float:
     from papermill.exceptions import PapermillExecutionError
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    use_own_kernel()
+    prepare_kernels()
     output.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     try:
         papermill.execute_notebook(
             path, output, parameters=parameters, cwd=path.parent, kernel_name="python3", language="python",
             progress_bar=False, start_timeout=300, iopub_timeout=60,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # errors only: it warns about its own transport otherwise
         )
     except PapermillExecutionError as error:
         trace = ANSI.sub("", "\n".join(error.traceback)) or f"{error.ename}: {error.evalue}"
@@ -324,9 +329,13 @@ def print_prediction(clip: Path, checkpoint: Path | None, device: str, as_json: 
         checkpoint = profiles.resolve("runs") / DEMO_CHECKPOINT
         if not checkpoint.exists():
             raise CourseError(f"no checkpoint at {shown(checkpoint)}: run `taemi run`, or give --checkpoint")
-    from .prediction import predict
+    from .features import EncoderError
+    from .prediction import CheckpointError, predict
 
-    result = predict(clip, checkpoint, device=device)
+    try:
+        result = predict(clip, checkpoint, device=device)
+    except (CheckpointError, EncoderError) as error:
+        raise CourseError(error) from error
     print(json.dumps(result.as_dict(), indent=2) if as_json else result)
 
 

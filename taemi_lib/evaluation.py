@@ -131,7 +131,10 @@ def _by_length(dataset: ClipDataset, batch_size: int) -> Iterator[list[int]]:
 
 
 def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> Evaluation:
-    """The scores of predictions that are there already; no interval with resamples=0. Raises ValueError as taemi_lib.metrics does."""
+    """The scores of predictions that are there already; no interval with resamples=0.
+
+    Raises ValueError as taemi_lib.metrics does, and naming a clip without labels.
+    """
     prediction, target = predictions.prediction, predictions.target
     if np.isnan(target).any():
         clip = predictions.clip_ids[int(np.argwhere(np.isnan(target))[0][0])]

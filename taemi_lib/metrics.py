@@ -8,6 +8,7 @@ on a batch: the r of batches does not average to the r of the split.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -96,8 +97,9 @@ def pearson_per_emotion(prediction, target) -> np.ndarray:
     A constant prediction gives 0 and a ConstantPrediction warning. Raises ValueError on a constant target, NaN,
     infinity, fewer than 2 clips, or shapes that do not fit.
     """
-    constant = constant_columns(prediction)
+    given = prediction
     prediction, target = _pair(prediction, target)
+    constant = constant_columns(given)  # of the given format: float32 rounds where float64 would not
     _refuse_constant(target)
     if constant.any():
         flagged = ", ".join(_name(column, len(constant)) for column in np.flatnonzero(constant))
@@ -128,6 +130,30 @@ def ccc(prediction, target) -> np.ndarray:
     return 2 * ((prediction - means[0]) * (target - means[1])).mean(axis=0) / spread
 
 
+def _resamples(target: np.ndarray, n: int, seed: int) -> Iterator[np.ndarray]:
+    """`n` times the rows of a resample of the split with replacement.
+
+    A resample in which some target does not vary (sparse labels, few clips) has no rho and is drawn again. Raises
+    ValueError when hardly any resample varies.
+    """
+    rng = np.random.default_rng(seed)
+    found = 0
+    for _ in range(10 * n):
+        rows = rng.integers(len(target), size=len(target))
+        if (np.ptp(target[rows], axis=0) == 0).any():
+            continue
+        yield rows
+        found += 1
+        if found == n:
+            return
+    raise ValueError(f"{len(target)} clips are too few: {found} of {10 * n} resamples vary in all targets")
+
+
+def _quantiles(scores: list[float], level: float) -> Interval:
+    low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
 def bootstrap(prediction, target, n: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
     """Percentile interval of mean rho over clips: `n` resamples of the split with replacement.
 
@@ -137,15 +163,32 @@ def bootstrap(prediction, target, n: int = 1000, seed: int = 0, level: float = 0
     constant = constant_columns(prediction)
     prediction, target = _pair(prediction, target)
     _refuse_constant(target)
-    rng = np.random.default_rng(seed)
     scores = []
-    for _ in range(10 * n):
-        rows = rng.integers(len(target), size=len(target))
-        p, t = prediction[rows], target[rows]
-        if (np.ptp(t, axis=0) == 0).any():
-            continue
-        scores.append(_pearson(p, t, constant | (np.ptp(p, axis=0) == 0)).mean())
-        if len(scores) == n:
-            low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
-            return Interval(float(low), float(high))
-    raise ValueError(f"{len(target)} clips are too few: {len(scores)} of {10 * n} resamples vary in all targets")
+    for rows in _resamples(target, n, seed):
+        p = prediction[rows]
+        scores.append(_pearson(p, target[rows], constant | (np.ptp(p, axis=0) == 0)).mean())
+    return _quantiles(scores, level)
+
+
+def bootstrap_difference(first, second, target, n: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
+    """Percentile interval over clips of: mean rho of `first` minus mean rho of `second`, each averaged over its seeds.
+
+    first, second   the predictions of two systems: a list of (N, 6), one for each seed; they may have different numbers
+    target          (N, 6), the labels of the same N clips
+    Paired: every resample draws the same clips for both systems, so what makes a clip hard for both cancels out, and
+    the interval is narrower than two separate ones suggest. Raises ValueError as bootstrap does.
+    """
+    systems = []
+    for predictions in (first, second):
+        if not len(predictions):
+            raise ValueError("a system has no predictions: give a list with one (N, 6) for each seed")
+        systems.append([(_pair(each, target)[0], constant_columns(each)) for each in predictions])
+    target = _array(target).astype(np.float64)
+    _refuse_constant(target)
+
+    def mean_rho(runs: list, rows: np.ndarray) -> float:
+        each = (_pearson(p[rows], target[rows], constant | (np.ptp(p[rows], axis=0) == 0)) for p, constant in runs)
+        return float(np.mean([rho.mean() for rho in each]))
+
+    differences = [mean_rho(systems[0], rows) - mean_rho(systems[1], rows) for rows in _resamples(target, n, seed)]
+    return _quantiles(differences, level)

@@ -33,35 +33,40 @@ if TYPE_CHECKING:
 SYSTEMS = ("taemi", "constant_query", "text_only", "audio_only", "vision_only")
 
 
+def _shown(progress: bool | None) -> bool:
+    """Whether to show progress bars: as asked, else unless TQDM_DISABLE is set, as in batch runs of the notebooks."""
+    return "TQDM_DISABLE" not in os.environ if progress is None else progress
+
+
 def data_folder(profile: Profile, data_root: str | Path = "data") -> Path:
     """Where the clips lie: a folder per profile for generated clips, `data_root` itself for real ones."""
     root = resolve(data_root)
     return root / profile.name if profile.data.source == "synthmimic" else root
 
 
-def clips(profile: Profile, data_root: str | Path = "data", progress: bool = True) -> Manifest:
+def clips(profile: Profile, data_root: str | Path = "data", progress: bool | None = None) -> Manifest:
     """The clip table. Generated clips that are missing are made; real data that is missing raises ManifestError."""
     folder = data_folder(profile, data_root)
     if profile.data.source == "synthmimic":
         from taemi_lib.data import synthmimic
 
-        synthmimic.generate(folder, profile.data, progress=progress)
+        synthmimic.generate(folder, profile.data, progress=_shown(progress))
     return sources.load(profile.data, folder)
 
 
 def features(profile: Profile, data_root: str | Path = "data", runs_root: str | Path = "runs", device: str = "auto",
-             progress: bool = True) -> tuple[Store, Report]:
+             progress: bool | None = None) -> tuple[Store, Report]:
     """Features of every clip, and what is absent and why. Clips that are in the store already are not encoded again."""
     from taemi_lib.features.extract import extract
     from taemi_lib.features.store import Store
 
     folder = resolve(runs_root) / profile.name / "features"
-    report = extract(clips(profile, data_root, progress), profile.encoders, folder, device=device, progress=progress)
+    report = extract(clips(profile, data_root, progress), profile.encoders, folder, device=device, progress=_shown(progress))
     return Store(folder), report
 
 
 def datasets(profile: Profile, data_root: str | Path = "data", runs_root: str | Path = "runs", device: str = "auto",
-             progress: bool = True) -> dict[str, ClipDataset]:
+             progress: bool | None = None) -> dict[str, ClipDataset]:
     """{"train", "selection", "test"}: stored features with labels."""
     from taemi_lib.models.batch import ClipDataset
 
@@ -92,7 +97,7 @@ def _train(profile: Profile, system: str, seed: int, data_root: str, runs_root: 
 
 
 def runs(profile: Profile, systems: Iterable[str] = SYSTEMS, seeds: Iterable[int] | None = None, data_root: str | Path = "data",
-         runs_root: str | Path = "runs", device: str = "auto", progress: bool = True, processes: int | None = None,
+         runs_root: str | Path = "runs", device: str = "auto", progress: bool | None = None, processes: int | None = None,
          ) -> dict[tuple[str, int], Run]:
     """{(system, seed): finished run}. Runs that are missing are trained side by side, one process and one torch thread each, so
     that results do not depend on how many cores there are; an interrupted run goes on where it stopped.
@@ -100,13 +105,13 @@ def runs(profile: Profile, systems: Iterable[str] = SYSTEMS, seeds: Iterable[int
     Raises RuntimeError naming system and seed when a run fails; the others are kept.
     """
     from taemi_lib.device import choose
-    from taemi_lib.models import create, names  # noqa: F401 - unknown systems are refused before anything is computed
+    from taemi_lib.models import create, names
     from taemi_lib.training import is_finished, load_run
 
     wanted = [(system, seed) for system in systems for seed in (profile.seeds if seeds is None else seeds)]
     for system, _ in wanted:
         if system not in names():
-            create(system)
+            create(system)  # raises ChoiceError with the valid names, before anything is computed
     missing = [job for job in wanted if not is_finished(run_folder(profile, *job, runs_root))]
     if missing:
         datasets(profile, data_root, runs_root, device, progress)  # once, before the workers ask for it
@@ -115,7 +120,7 @@ def runs(profile: Profile, systems: Iterable[str] = SYSTEMS, seeds: Iterable[int
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as executor:
             jobs = {executor.submit(_train, profile, *job, str(data_root), str(runs_root), str(chosen)): job for job in missing}
-            bar = tqdm(as_completed(jobs), total=len(jobs), desc="training", unit="run", disable=not progress)
+            bar = tqdm(as_completed(jobs), total=len(jobs), desc="training", unit="run", disable=not _shown(progress))
             for finished in bar:
                 system, seed = jobs[finished]
                 try:

@@ -14,7 +14,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -64,6 +64,11 @@ class Run:
         return pd.read_parquet(self.folder / "predictions.parquet")
 
 
+def is_finished(folder: str | Path) -> bool:
+    """Whether this folder holds a complete run."""
+    return (Path(folder) / "metrics.json").exists()
+
+
 def load_run(folder: str | Path) -> Run:
     """A run from its folder, finished or not. Raises FileNotFoundError when the folder holds none."""
     folder = Path(folder)
@@ -86,19 +91,24 @@ def train(
     device: str | torch.device | None = None,
     progress: bool = True,
     threads: int | None = 1,
+    encoders: Mapping | None = None,
 ) -> Run:
     """Train `system` on `train`, keep the epoch with the best mean rho on the whole of `selection` (PAPER.md row 16).
 
     A finished run in `run_folder` is returned as it is; an interrupted one goes on. Mixed precision with gradient
-    scaling is used on CUDA only. `threads` are torch's CPU threads meanwhile: with 1, results do not depend on the core
-    count. Raises ValueError naming the difference when the folder holds a run of another configuration or data, when
-    clips have no labels or the selection split cannot be scored, and when the loss is no longer finite.
+    scaling is used on CUDA only.
+
+    threads    torch's CPU threads meanwhile: with 1, results do not depend on the core count
+    encoders   profiles.Encoders as a dict, kept in config.json: `taemi predict` needs to know how to read a new clip
+
+    Raises ValueError naming the difference when the folder holds a run of another configuration or data, when clips
+    have no labels or the selection split cannot be scored, and when the loss is no longer finite.
     """
     folder, place = Path(run_folder), devices.choose(device)
-    config = _config(system, train, selection, model, training, seed)
+    config = _config(system, train, selection, model, training, seed, encoders)
     with files.locked(folder):
         _claim(folder, config)
-        if (folder / "metrics.json").exists():
+        if is_finished(folder):
             return load_run(folder)
         with devices.threads(threads), _own_random_numbers(place):
             _train(system, train, selection, config, training, folder, seed, place, progress)
@@ -250,7 +260,7 @@ def _resume(last: Path, accelerator: Accelerator, network, optimizer) -> dict:
 
 
 def _finish(folder: Path, selection: ClipDataset, history: list[dict], config: dict, device: torch.device) -> None:
-    """Score the best checkpoint and write its predictions; metrics.json comes last: it says that the run is complete."""
+    """Score the best checkpoint, write its predictions; metrics.json comes last: it says that the run is complete."""
     network = models.load(folder / "best")
     result: Predictions = predict_dataset(network, selection, device)
     scores = score(result, resamples=0)
@@ -271,7 +281,7 @@ def _finish(folder: Path, selection: ClipDataset, history: list[dict], config: d
     files.write_json(folder / "metrics.json", numbers)
 
 
-def _config(system, train, selection, model, training, seed) -> dict:
+def _config(system, train, selection, model, training, seed, encoders) -> dict:
     """Everything that decides the result; written into the run folder and compared when the run is asked for again."""
     if absent := [name for name in MODALITIES if name not in train.dims]:
         raise ValueError(
@@ -294,6 +304,7 @@ def _config(system, train, selection, model, training, seed) -> dict:
         "seed": seed,
         "sizes": dims | asdict(model),
         "training": asdict(training),
+        "encoders": encoders and dict(encoders),
         "data": {name: _fingerprint(dataset) for name, dataset in (("train", train), ("selection", selection))},
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("torch", "accelerate", "numpy")},

@@ -8,12 +8,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "agg"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-import pytest  # noqa: E402
+import pytest
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """A test that reaches out fails: everything the project needs is in the repository. (Kernels talk to this machine.)"""
+    """A test that reaches out fails. (Jupyter kernels talk to this machine only.)"""
     connect = socket.socket.connect
 
     def local_only(self, address):

@@ -33,7 +33,8 @@ def outputs(path):
 def small_course(tmp_path):
     """Three notebooks; returns a function that runs them with options."""
     folder = tmp_path / "notebooks"
-    write_notebook(folder / "03_first.ipynb", "import os, sys", "print(sys.executable, os.path.basename(os.getcwd()), seed)")
+    show = "print(sys.executable, os.path.basename(os.getcwd()), seed)"
+    write_notebook(folder / "03_first.ipynb", "import os, sys", show)
     write_notebook(folder / "05_evaluation.ipynb", WRITES_SCORES)
     write_notebook(folder / "appendix" / "A1_last.ipynb", "print(retrain)", parameters=f"{PARAMETERS}\nretrain = False")
 

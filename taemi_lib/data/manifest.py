@@ -1,14 +1,15 @@
 """The clip table: which clips there are, where their files lie, and their labels.
 
-Everything starts here: a reader (a CSV of one's own clips, `vidmimic2`, `synthmimic`) makes a `Manifest`, the encoders read
-its files, the training reads its labels. A manifest that exists is sound: construction checks every rule and lists all the
-problems at once, before anything is decoded.
+Everything starts here: a reader (a CSV of one's own clips, `vidmimic2`, `synthmimic`) makes a `Manifest`, the encoders
+read its files, the training reads its labels. A manifest that exists is sound: construction checks every rule and lists
+all the problems at once, before anything is decoded.
 """
 
 from __future__ import annotations
 
 import copy
 import csv
+import io
 import math
 import os
 import re
@@ -40,8 +41,8 @@ class ManifestError(ValueError):
 class Clip:
     """One row: file paths are absolute, `labels` are the six intensities (6,) in [0, 1] or None where unknown.
 
-    `audio` is a separate sound file; where it is None the sound comes from `video`. `transcript` is None where the source
-    has no transcripts at all, and "" where it says that nothing was spoken.
+    `audio` is a separate sound file; where it is None the sound comes from `video`. `transcript` is None where the
+    source has no transcripts at all, and "" where it says that nothing was spoken.
     """
 
     clip_id: str
@@ -63,8 +64,8 @@ class Manifest:
     places: "file, row n" for every row, for the errors; by default the rows of `source`, its header being row 1.
     names:  column names as the source spells them, where they differ ({"clip_id": "Filename"}).
 
-    Raises ManifestError listing every problem: duplicate or unusable ids, files that do not exist or lie outside `root`,
-    labels that are no numbers or outside [0, 1], unknown splits, labels missing where the split needs them.
+    Raises ManifestError listing every problem: duplicate or unusable ids, files that do not exist or lie outside
+    `root`, labels that are no numbers or outside [0, 1], unknown splits, labels missing where the split needs them.
     """
 
     def __init__(self, table: pd.DataFrame, root: str | Path, source: str, labels: str = "",
@@ -139,10 +140,11 @@ class Manifest:
 def read_csv(path: str | Path, root: str | Path | None = None, selection_share: float = 0.1, seed: int = 0) -> Manifest:
     """One's own clips from a CSV.
 
-    Columns: clip_id, video, the six emotions (cells may be empty, all six or none), optionally split, audio, transcript.
-    Paths are relative to `root`, by default the CSV's folder, and stay in it. Without splits, labelled clips are train and
-    the others predict; where there is train but no selection, a seeded share of train becomes selection. Where there is a
-    transcript column, an empty cell means that nothing was spoken. Raises ManifestError listing every problem.
+    Columns: clip_id, video, the six emotions (cells may be empty, all six or none), optionally split, audio,
+    transcript. Paths are relative to `root`, by default the CSV's folder, and stay in it. Without splits, labelled
+    clips are train and the others predict; where there is train but no selection, a seeded share of train becomes
+    selection. Where there is a transcript column, an empty cell means that nothing was spoken.
+    Raises ManifestError listing every problem.
     """
     path = Path(path)
     rows, places = read_rows(path, required=("clip_id", "video", *EMOTIONS))
@@ -166,7 +168,7 @@ def read_rows(path: Path, required: Sequence[str]) -> tuple[list[dict[str, str]]
     except UnicodeDecodeError as error:
         raise ManifestError(path.name, [f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8"]) from error
     try:
-        lines = list(csv.reader(text.splitlines(keepends=True), skipinitialspace=True))
+        lines = list(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True))
     except csv.Error as error:
         raise ManifestError(path.name, [f"{path}: is not a CSV ({error})"]) from error
     header = [name.strip() for name in lines[0]] if lines else []
@@ -199,7 +201,9 @@ def hold_out(clip_ids: Iterable[str], share: float, seed: int) -> set[str]:
     return set(np.random.default_rng(seed).permutation(ordered)[:count].tolist())
 
 
-def _checked(rows: list[dict], root: Path, source: str, places: Sequence[str], names: Mapping[str, str]) -> pd.DataFrame:
+def _checked(
+    rows: list[dict], root: Path, source: str, places: Sequence[str], names: Mapping[str, str]
+) -> pd.DataFrame:
     """The table in its final form (index clip_id, COLUMNS), or ManifestError with everything that is wrong with it."""
     problems: list[str] = []
     first_place: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """Decoding with PyAV: a file becomes 16 kHz mono sound and RGB frames with their times, on one clock.
 
-What cannot be decoded raises `Unreadable` with a short reason, which the extraction writes into its report: a modality that
-is absent is never zeros and never noise. Of a damaged file the part before the damage is kept, and `damage` says so.
+What cannot be decoded raises `Unreadable` with a short reason, which the extraction writes into its report: a modality
+that is absent is never zeros and never noise. Of a damaged file the part before the damage is kept; `damage` says so.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ SAMPLE_RATE = 16_000  # Hz, what wav2vec2 and Whisper were trained on
 SILENCE = 2e-4  # peak amplitude, about 7 steps of 16-bit sound: below it there is nothing to hear
 LONGEST_SIDE = 512  # pixels; encoders see 224 at most, and 400 frames of full HD would take 2.5 GB
 _LATE = 0.25  # s, how much earlier than its header says a stream may end before it counts as truncated
+_CUT = "a packet is cut off"
 _EXACT_HEADERS = ("mov,", "wav")  # containers whose header knows the true duration (others estimate it)
 
 
@@ -91,7 +92,6 @@ def read_frames(path: str | Path, maximum: int = 400, choice: str = "first") -> 
     wanted = _uniform(path, maximum) if choice == "uniform" else set(range(maximum))
     images: list[np.ndarray] = []
     times: list[float] = []
-    size: tuple[int, int] | None = None
     ended_early = False
     with _opened(path) as container:
         decoder = _Decoder(container, _picture(container))
@@ -101,16 +101,15 @@ def read_frames(path: str | Path, maximum: int = 400, choice: str = "first") -> 
                 break
             if index not in wanted:
                 continue
-            size = size or _size(frame)  # all frames of a clip in one size, even if the stream changes it midway
+            if not images:  # all frames in the size of the first, even if the stream changes it midway
+                size, quarter_turns = _size(frame), round(frame.rotation / 90)  # counterclockwise
             picture = frame.reformat(*size, format="rgb24", interpolation="AREA").to_ndarray()
-            images.append(np.rot90(picture, k=round(frame.rotation / 90)))
+            images.append(np.rot90(picture, quarter_turns))
             times.append(decoder.time(frame))
         damage = decoder.damage(ended_early)
     if not images:
         raise Unreadable(damage or "no frames in the video track")
-    first = images[0].shape
-    same = [image if image.shape == first else np.rot90(image) for image in images]
-    return Frames(np.stack(same), np.asarray(times, np.float32), damage)
+    return Frames(np.stack(images), np.asarray(times, np.float32), damage)
 
 
 def is_silent(samples: np.ndarray) -> bool:
@@ -137,8 +136,8 @@ class _Decoder:
                 packet = next(packets, None)
                 if packet is None:
                     return
-                if packet.is_corrupt:  # cut off in the middle
-                    self.trouble = "a packet is cut off"
+                if packet.is_corrupt:  # the file ends in the middle of it
+                    self.trouble = _CUT
                     frames = self.stream.codec_context.decode(None)  # what the decoder still holds back
                 else:
                     frames = packet.decode()
@@ -173,6 +172,8 @@ class _Decoder:
             declared = float(first * self.stream.time_base) - self._start
         if declared is not None and declared - self.end > _LATE:
             return f"truncated: {self.end:.1f} of {declared:.1f} s decode"
+        if self.trouble == _CUT:
+            return f"truncated: decodes up to {self.end:.1f} s"
         return f"damaged: decodes up to {self.end:.1f} s ({self.trouble})" if self.trouble else ""
 
 

@@ -1,7 +1,7 @@
 """Reader of the official Hume-Vidmimic2 layout (PAPER.md, "The data's real layout"); the data itself is licence-gated.
 
-Sound and picture both come from raw/. The other folders of the release (audio/, face_images/, vit/, wav2vec2/) are derived
-from it and are not read: here every feature is made by the same encoders.
+Sound and picture both come from raw/. The other folders of the release (audio/, face_images/, vit/, wav2vec2/) are
+derived from it and are not read: here every feature is made by the same encoders.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ def read(root: str | Path, seed: int = 0, selection_share: float = 0.1) -> Manif
         except ManifestError as error:  # both tables are looked at before anything is reported
             problems += error.problems
             continue
-        ids = [_clip_id(row["Filename"]) for row in labels]
-        rows += [{**row, "clip_id": i, "split": split, "video": f"{RAW}/{i}.mp4"} for row, i in zip(labels, ids, strict=True)]
+        for row in labels:
+            clip_id = _clip_id(row["Filename"])
+            rows.append({**row, "clip_id": clip_id, "split": split, "video": f"{RAW}/{clip_id}.mp4"})
         places += where
     if problems:
         raise ManifestError(str(root), problems)
@@ -41,7 +42,7 @@ def read(root: str | Path, seed: int = 0, selection_share: float = 0.1) -> Manif
     for video in sorted((root / RAW).glob("*.mp4")):
         if video.stem not in labelled:
             rows.append({"clip_id": video.stem, "split": "predict", "video": f"{RAW}/{video.name}"})
-            places.append(f"{RAW}/{video.name}, row 1")
+            places.append(f"{RAW}/{video.name}")
     table = pd.DataFrame(rows, columns=["clip_id", "split", "video", *EMOTIONS])
     manifest = Manifest(table, root, root.name, places=places, names={"clip_id": "Filename", "video": "Filename"})
     table = manifest.table

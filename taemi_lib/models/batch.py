@@ -195,7 +195,7 @@ def _check_width(clip_id: str, name: str, found: int, expected: int) -> None:
 class ClipDataset(torch.utils.data.Dataset):
     """The clips of one split, read from the store when needed and kept in memory while they fit.
 
-    store          features.Store (anything with `.read(clip_id)`)
+    store          features.Store (anything with its `read`, `shapes` and `in`)
     manifest       the clip table; `split` selects its part (None: all of it)
     audio_average  audio steps averaged into one (5: 50 -> 10 steps/s)
     dims           widths {modality: D}, where no clip of this dataset may show them
@@ -219,7 +219,7 @@ class ClipDataset(torch.utils.data.Dataset):
             manifest = manifest.select(split)
         self.store, self.audio_average = store, audio_average
         self.clip_ids = [str(clip_id) for clip_id in manifest.table.index]
-        self.targets = manifest.table[list(EMOTIONS)].to_numpy(dtype=np.float64)
+        self.targets = manifest.table[list(EMOTIONS)].to_numpy(dtype=np.float64, copy=True)
         self._given_dims, self._free, self._kept = dict(dims or {}), cache_bytes, {}
         if missing := [clip_id for clip_id in self.clip_ids if clip_id not in store]:
             raise ValueError(
@@ -257,22 +257,22 @@ class ClipDataset(torch.utils.data.Dataset):
     def dims(self) -> dict[str, int]:
         """{modality: D}, from the first clip that has it; a modality that no clip has is not in it."""
         found = dict(self._given_dims)
-        for index in range(len(self)):
-            if len(found) == len(MODALITIES):
-                break
-            features, _ = self[index]
-            for name, sequence in _sequences(features).items():
-                if sequence is not None:
-                    found.setdefault(name, sequence.values.shape[1])
-            if features.pooled is not None:
-                found.setdefault("text", len(features.pooled))
+        for shapes in self._shapes:
+            for name, (_, width) in shapes.items():
+                found.setdefault(name, width)
         return found
 
     @cached_property
     def lengths(self) -> np.ndarray:
         """(N,) audio and vision steps of each clip: what a clip costs."""
-        clips = (self[index][0] for index in range(len(self)))
-        return np.array([sum(len(s.values) for s in (c.audio, c.vision) if s is not None) for c in clips], dtype=int)
+        none = (0, 0)
+        steps = [(-(-s.get("audio", none)[0] // self.audio_average), s.get("vision", none)[0]) for s in self._shapes]
+        return np.array(steps, dtype=int).reshape(-1, 2).sum(axis=1)
+
+    @cached_property
+    def _shapes(self) -> list[dict[str, tuple[int, int]]]:
+        """(T, D) of every clip's modalities, from the files' headers: nothing is read twice for it."""
+        return [self.store.shapes(clip_id) for clip_id in self.clip_ids]
 
 
 class LengthGroupedBatches:

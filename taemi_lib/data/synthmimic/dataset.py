@@ -85,6 +85,7 @@ def generate(root: str | Path, data: Data = Data(), processes: int | None = None
         if differing:
             raise ManifestError(str(root), differing + ["delete the folder or choose another data_root"])
         if (root / TRUTH).exists():
+            shutil.rmtree(root / "rows", ignore_errors=True)  # left by a kill in the very last moment
             return root
     elif root.exists() and any(root.iterdir()):
         raise ManifestError(str(root), [f"{root}: holds files that the generator did not make; choose another data_root"])

@@ -1,0 +1,56 @@
+"""What the encoders give: sequences in time, and everything known about one clip. The store keeps exactly this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Steps in time: values (T, D) floating point, times (T,) float32 in s (text tokens: their index).
+
+    Raises ValueError when the shapes do not fit or there is no step: what is absent is None, never an empty sequence.
+    """
+
+    values: np.ndarray
+    times: np.ndarray
+
+    def __post_init__(self):
+        if self.values.ndim != 2 or self.times.shape != self.values.shape[:1] or not len(self.values):
+            shapes = f"values are {self.values.shape} and times {self.times.shape}"
+            raise ValueError(f"{shapes}, expected (T, D) and (T,) with T > 0")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def dim(self) -> int:
+        return self.values.shape[1]
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """One clip, encoded. A modality that is absent is None here and has its reason in `absent`.
+
+    audio (T_a, hidden + 3), vision (T_v, D), tokens (T_t, D) and pooled (D,) of the transcript. `damaged` names
+    modalities that are there but incomplete, with what happened (a truncated file, for example).
+    """
+
+    clip_id: str
+    audio: Sequence | None = None
+    vision: Sequence | None = None
+    tokens: Sequence | None = None
+    pooled: np.ndarray | None = None
+    transcript: str | None = None
+    absent: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for modality, value in (("audio", self.audio), ("vision", self.vision), ("text", self.tokens)):
+            if (value is None) != (modality in self.absent):
+                state = "no values and no reason" if value is None else "both values and a reason to be absent"
+                raise ValueError(f"clip {self.clip_id}: {modality} has {state}")
+        if (self.tokens is None) != (self.pooled is None):
+            raise ValueError(f"clip {self.clip_id}: text needs both its tokens and its pooled vector, or neither")

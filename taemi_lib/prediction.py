@@ -1,0 +1,118 @@
+"""One media file to six intensities: the whole flow for a single clip, with the encoders its checkpoint was trained on.
+
+    clip -> extract_clip -> collate -> model -> values clipped to [0, 1]
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from . import device as devices
+from . import profiles
+from .profiles import EMOTIONS, MODALITIES
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot predict a clip. The message says what is missing or different."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a system says about one clip.
+
+    values      emotion -> intensity in [0, 1], in the order of EMOTIONS
+    transcript  what was heard, None where there was nothing to hear
+    absent      modality -> why it is absent: its missing token stood in
+    damaged     modality -> what is incomplete about it
+    all_absent  nothing was there: the values come from the missing tokens alone and say nothing about the clip
+    """
+
+    clip: str
+    values: dict[str, float]
+    transcript: str | None
+    absent: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
+    all_absent: bool = False
+
+    def as_dict(self) -> dict:
+        """Plain JSON values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [self.clip]
+        lines += [f"  {name:14} {value:.3f} {'#' * round(30 * value)}" for name, value in self.values.items()]
+        if self.transcript is not None:
+            lines.append(f'  heard: "{self.transcript}"')
+        lines += [f"  {modality} is absent: {reason}" for modality, reason in self.absent.items()]
+        lines += [f"  {modality} is incomplete: {reason}" for modality, reason in self.damaged.items()]
+        if self.all_absent:
+            lines.append("  nothing of the clip could be used: these values come from the missing tokens alone")
+        return "\n".join(lines)
+
+
+def predict(path: str | Path, checkpoint: str | Path, device: str = "auto") -> Prediction:
+    """Six intensities for one media file.
+
+    checkpoint  a run folder of taemi_lib.train, or its best/ or last/. Its config.json names the encoders, which are
+                loaded anew; where they are not the ones it was trained on, it is refused.
+    Raises FileNotFoundError (clip or checkpoint), CheckpointError, features.EncoderError, ChoiceError (device).
+    """
+    from . import models
+    from .data.manifest import Clip
+    from .features import load_encoders
+    from .features.extract import extract_clip
+
+    path, weights = Path(path), _weights(Path(checkpoint))
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no clip {path}")
+    config = _config(weights.parent)
+    place = devices.choose(device)
+    encoders = load_encoders(profiles.Encoders(**config["encoders"]), str(place))
+    _refuse_other_encoders(config, encoders.identity, weights.parent)
+    model = models.load(weights).to(place).eval()
+
+    features = extract_clip(Clip(path.stem, "predict", path.resolve()), encoders)
+    batch = models.collate(
+        [features],
+        audio_average=config["training"]["audio_average"],
+        dims={name: config["sizes"][f"{name}_dim"] for name in MODALITIES},
+    )
+    with torch.inference_mode():
+        values = model(batch.to(place)).prediction[0].float().clamp(0, 1).tolist()
+    return Prediction(
+        path.name, dict(zip(EMOTIONS, values, strict=True)), features.transcript, dict(features.absent),
+        dict(features.damaged), all_absent=set(features.absent) == set(MODALITIES),
+    )  # fmt: skip
+
+
+def _weights(checkpoint: Path) -> Path:
+    """The folder with the weights: a run's best/, or the one that was named."""
+    if (checkpoint / "best" / "config.json").exists():
+        return checkpoint / "best"
+    if (checkpoint / "model.safetensors").exists():
+        return checkpoint
+    raise FileNotFoundError(f"there is no checkpoint in {checkpoint}: expected a run folder, or its best/")
+
+
+def _config(run: Path) -> dict:
+    """The run's configuration: encoders, sizes, preset."""
+    path = run / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if missing := [name for name in ("encoders", "sizes", "training") if not config.get(name)]:
+        raise CheckpointError(
+            f"{path} does not name its {', '.join(missing)}: without them a clip cannot be made into what the model "
+            "was trained on; train with taemi_lib.train(..., encoders=...), as the course does"
+        )
+    return config
+
+
+def _refuse_other_encoders(config: dict, found: dict[str, str], run: Path) -> None:
+    trained = config["data"]["train"]["encoders"] or {}
+    different = [f"{role}: trained on {trained[role]}, here {found.get(role)}" for role in trained
+                 if trained[role] != found.get(role)]  # fmt: skip
+    if different:
+        raise CheckpointError(f"{run} was trained on features of other encoders: {'; '.join(different)}")

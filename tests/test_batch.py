@@ -1,0 +1,132 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from toy import DIMS, MemoryManifest, clip, dataset, sequence
+
+from taemi_lib.features.sequences import ClipFeatures, Sequence
+from taemi_lib.models import Batch, ClipDataset, LengthGroupedBatches, collate
+from taemi_lib.models.batch import average
+from taemi_lib.profiles import EMOTIONS
+
+
+def test_a_batch_can_be_built_from_plain_tensors_of_any_width():
+    batch = Batch({"audio": torch.zeros(2, 3, 7)}, pooled=torch.zeros(2, 11))
+    assert batch.mask["audio"].all() and batch.mask["audio"].shape == (2, 3)
+    assert torch.allclose(batch.times["audio"][0], torch.tensor([0.0, 0.02, 0.04]))  # 50 steps a second
+    assert batch.present["audio"].all() and batch.present["text"].all() and not batch.present["vision"].any()
+    assert len(batch) == 2 and len(batch.clip_id) == 2
+
+
+def test_a_modality_without_a_real_step_is_absent_whatever_is_claimed():
+    mask = torch.tensor([[True, False], [False, False]])
+    batch = Batch({"vision": torch.zeros(2, 2, 3)}, {"vision": mask}, present={"vision": torch.ones(2, dtype=bool)})
+    assert batch.present["vision"].tolist() == [True, False]
+
+
+def test_filling_in_defaults_leaves_the_callers_dicts_alone():
+    mask = {}
+    Batch({"audio": torch.zeros(2, 3, 7)}, mask)
+    assert mask == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "at least one"),
+        ({"values": {"smell": torch.zeros(2, 3, 4)}}, "smell"),
+        ({"values": {"audio": torch.zeros(2, 3)}}, r"values\['audio'\].*\(2, 3\)"),
+        ({"values": {"audio": torch.zeros(2, 3, 4), "vision": torch.zeros(3, 3, 4)}}, r"values\['vision'\].*B=2"),
+        ({"values": {"audio": torch.zeros(2, 3, 4)}, "mask": {"audio": torch.ones(2, 4) > 0}}, r"\(2, 4\).*\(2, 3\)"),
+        ({"values": {"audio": torch.zeros(2, 3, 4)}, "mask": {"audio": torch.ones(2, 3)}}, "torch.bool"),
+        ({"values": {"audio": torch.zeros(2, 3, 4)}, "times": {"audio": torch.ones(2, 9)}}, r"times\['audio'\]"),
+        ({"values": {"audio": torch.zeros(2, 3, 4)}, "mask": {"vision": torch.ones(2, 3, dtype=bool)}}, "vision"),
+        ({"pooled": torch.zeros(2, 3), "labels": torch.zeros(2, 5)}, r"labels.*\(2, 5\).*\(2, 6\)"),
+        ({"pooled": torch.zeros(2, 3), "clip_id": ["a"]}, "1 names for 2 clips"),
+    ],
+)  # fmt: skip
+def test_wrong_shapes_are_refused_by_field(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Batch(**fields)
+
+
+def test_collate_pads_and_marks_what_is_real():
+    rng = np.random.default_rng(0)
+    clips = [clip("a", rng), clip("b", rng, without=("audio",)), clip("c", rng, without=("text",))]
+    batch = collate(clips, np.zeros((3, 6)))
+    assert batch.mask["audio"].sum(1).tolist() == [len(clips[0].audio.values), 0, len(clips[2].audio.values)]
+    assert batch.present["audio"].tolist() == [True, False, True]
+    assert batch.present["text"].tolist() == [True, True, False]
+    assert batch.values["audio"].dtype == torch.float16  # the model converts
+    steps = len(clips[0].vision.values)
+    assert torch.equal(batch.values["vision"][0, :steps], torch.from_numpy(clips[0].vision.values))
+    assert np.allclose(batch.times["vision"][0, :steps], clips[0].vision.times)
+    assert batch.clip_id == ["a", "b", "c"] and batch.labels.shape == (3, 6)
+
+
+def test_a_modality_that_nobody_has_is_known_by_its_width_only():
+    rng = np.random.default_rng(0)
+    clips = [clip("a", rng, without=("vision",))]
+    assert "vision" not in collate(clips).values
+    batch = collate(clips, dims=DIMS)
+    assert batch.values["vision"].shape == (1, 1, DIMS["vision"]) and not batch.present["vision"].any()
+
+
+def test_features_of_another_width_are_refused_with_the_clips_name():
+    rng = np.random.default_rng(0)
+    odd = ClipFeatures("odd", sequence(3, 9, rng), absent={"vision": "no video track", "text": "nothing was said"})
+    with pytest.raises(ValueError, match="'odd'.*9 wide, expected 5"):
+        collate([clip("a", rng), odd])
+
+
+def test_averaging_takes_the_mean_of_neighbours_and_of_their_times():
+    averaged = average(Sequence(np.array([[0.0], [2.0], [4.0], [6.0], [9.0]]), np.array([0.0, 1.0, 2.0, 3.0, 4.0])), 2)
+    assert averaged.values.tolist() == [[1.0], [5.0], [9.0]] and averaged.times.tolist() == [0.5, 2.5, 4.0]
+
+
+def test_a_dataset_gives_the_same_clip_with_and_without_its_memory():
+    kept, again = dataset(10, audio_average=2), dataset(10, audio_average=2)
+    again._free = 0
+    for index in (3, 3, 7):
+        assert np.array_equal(kept[index][0].audio.values, again[index][0].audio.values)
+    assert len(kept._kept) == 2 and not again._kept
+    assert kept.dims == DIMS and kept.lengths.shape == (10,)
+
+
+def test_clips_without_features_are_named():
+    clips = dataset(4)
+    del clips.store.clips["clip002"]
+    table = pd.DataFrame(clips.targets, columns=list(EMOTIONS), index=clips.clip_ids)
+    with pytest.raises(ValueError, match="1 of 4 clips.*clip002"):
+        ClipDataset(clips.store, MemoryManifest(table))
+
+
+def test_clips_without_labels_make_a_batch_without_labels():
+    clips = dataset(4)
+    clips.targets[1] = np.nan
+    assert clips.batch([0, 1]).labels is None and clips.batch([0, 2]).labels is not None
+
+
+def test_length_grouped_batches_hold_every_clip_once_and_depend_on_seed_and_epoch_only():
+    lengths = np.random.default_rng(0).integers(1, 500, size=103)
+    batches = LengthGroupedBatches(lengths, batch_size=8, seed=3)
+    first = list(batches)
+    assert len(first) == len(batches) == 13
+    assert sorted(index for batch in first for index in batch) == list(range(103))
+    assert sorted(map(len, first))[0] == 103 % 8
+    assert list(batches) == first
+    batches.set_epoch(1)
+    assert list(batches) != first
+    fresh = LengthGroupedBatches(lengths, batch_size=8, seed=3)
+    fresh.set_epoch(1)
+    assert list(fresh) == list(batches)
+
+
+def test_length_grouped_batches_save_most_of_the_padding():
+    lengths = np.random.default_rng(0).integers(1, 500, size=512)
+
+    def padding(batches):
+        return sum(len(b) * max(lengths[b]) - sum(lengths[b]) for b in batches)
+
+    ungrouped = [list(range(i, i + 16)) for i in range(0, 512, 16)]
+    assert padding(LengthGroupedBatches(lengths, 16)) < 0.4 * padding(ungrouped)

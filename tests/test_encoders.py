@@ -1,0 +1,249 @@
+"""Encoders: formats, shapes and times, that masks and padding change nothing, and real weights where there are."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from inputs import SHARED, audio_folder, encoder_settings, speech_folder, text_folder, tone, vision_folder
+
+from taemi_lib import profiles
+from taemi_lib.data.media import Frames, Unreadable, read_audio
+from taemi_lib.features import EncoderError, identity, load_encoders
+from taemi_lib.features.audio import AudioEncoder
+from taemi_lib.features.speech import SpeechToText, load_micro
+from taemi_lib.features.text import TextEncoder
+from taemi_lib.features.vision import VisionEncoder
+
+AUDEERING = dict(  # "large-robust-12-ft": the sizes behind the paper's 1027
+    hidden_size=1024, num_hidden_layers=12, num_attention_heads=16, intermediate_size=4096, conv_dim=(512,) * 7,
+    conv_kernel=(10, 3, 3, 3, 3, 2, 2), conv_stride=(5, 2, 2, 2, 2, 2, 2), num_conv_pos_embeddings=128,
+    num_conv_pos_embedding_groups=16, do_normalize=True,
+)
+
+
+def sound(seconds, seed=0):
+    return np.random.default_rng(seed).normal(scale=0.1, size=round(seconds * 16_000)).astype(np.float32)
+
+
+def pictures(count=40, side=32):
+    images = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    return Frames(images, np.arange(count, dtype=np.float32) / 10)
+
+
+def test_audio_is_hidden_states_joined_with_three_logits_at_50_frames_per_second(tmp_path):
+    encoder = AudioEncoder(audio_folder(tmp_path / "a").as_posix())
+    sequence = encoder.encode(sound(2.0))
+    count = int(encoder.model._get_feat_extract_output_lengths(32_000))
+    assert sequence.values.shape == (count, 19) and encoder.dim == 19 and sequence.values.dtype == np.float32
+    np.testing.assert_allclose(np.diff(sequence.times), 0.02, atol=1e-6)
+    assert sequence.times[0] == pytest.approx(920 / 2 / 16_000)  # one frame sees 200 + 3 * 80 + 3 * 160 samples
+    hidden = torch.from_numpy(sequence.values[:, :16])
+    with torch.inference_mode():
+        np.testing.assert_allclose(encoder.model.classifier(hidden), sequence.values[:, 16:], atol=1e-5)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 2.0, 5.3])
+def test_the_real_length_gives_the_valid_frames_of_padding_to_12_s_with_a_mask(tmp_path, seconds):
+    encoder = AudioEncoder(audio_folder(tmp_path / "a", num_hidden_layers=2).as_posix())
+    samples = sound(seconds)
+    values = encoder.encode(samples).values
+    waves = torch.randn(1, 192_000)  # noise behind the sound: only the mask can keep it out
+    waves[0, : samples.size] = torch.from_numpy(samples)
+    mask = torch.arange(192_000)[None] < samples.size
+    with torch.inference_mode():
+        padded = encoder.model(waves, mask.long())[0, : len(values)].numpy()
+    # The last frames' convolution windows end inside the sound, so they agree as well.
+    np.testing.assert_allclose(values, padded, atol=1e-4)
+
+
+def test_sound_is_cut_at_12_s_and_refused_below_one_frame(tmp_path):
+    encoder = AudioEncoder(audio_folder(tmp_path / "a").as_posix())
+    long = sound(13)
+    np.testing.assert_array_equal(encoder.encode(long).values, encoder.encode(long[:192_000]).values)
+    assert len(AudioEncoder(str(tmp_path / "a"), seconds=1.0).encode(long)) < 50
+    assert len(encoder.encode(long[:920])) == 1
+    with pytest.raises(Unreadable, match="shorter than one frame"):
+        encoder.encode(long[:919])
+
+
+def test_normalisation_follows_the_preprocessor_settings(tmp_path):
+    loud_matters = AudioEncoder(audio_folder(tmp_path / "a", do_normalize=False).as_posix())
+    loud_is_lost = AudioEncoder(audio_folder(tmp_path / "b", do_normalize=True).as_posix())
+    samples = sound(1.0)
+    np.testing.assert_allclose(loud_is_lost.encode(samples).values, loud_is_lost.encode(samples * 5).values, atol=1e-3)
+    assert np.abs(loud_matters.encode(samples).values - loud_matters.encode(samples * 5).values).max() > 1e-2
+
+
+@pytest.mark.slow
+def test_audeerings_shape_gives_599_by_1027_for_12_s(tmp_path):
+    folder = audio_folder(tmp_path / "audeering", **AUDEERING)
+    encoder = AudioEncoder(str(folder))
+    assert encoder.encode(sound(12.0)).values.shape == (599, 1027)
+    assert encoder.encode(sound(20.0)).values.shape == (599, 1027)
+
+
+def test_frames_become_one_vector_each(tmp_path):
+    folder = str(vision_folder(tmp_path / "v"))
+    frames = pictures()
+    for pooling in ("cls", "mean"):
+        encoder = VisionEncoder(folder, pooling=pooling)
+        sequence = encoder.encode(frames)
+        assert sequence.values.shape == (40, 16) == (40, encoder.dim)
+        np.testing.assert_array_equal(sequence.times, frames.times)
+        one = encoder.encode(Frames(frames.images[35:36], frames.times[35:36]))
+        np.testing.assert_allclose(one.values[0], sequence.values[35], atol=1e-5)
+    with pytest.raises(ValueError, match="expected 'cls' or 'mean'"):
+        VisionEncoder(folder, pooling="max")
+
+
+def test_frames_are_prepared_as_the_models_own_processor_does(tmp_path):
+    from transformers import ViTImageProcessorPil
+
+    encoder = VisionEncoder(str(vision_folder(tmp_path / "v")))
+    images = pictures(3, side=48).images
+    theirs = ViTImageProcessorPil.from_pretrained(tmp_path / "v")(list(images), return_tensors="pt")["pixel_values"]
+    ours = encoder._prepare(torch.from_numpy(images))
+    assert (ours - theirs).abs().max() <= 2.1 / 255  # PIL rounds after each axis: at most one grey level
+
+
+def test_text_is_tokens_and_their_summary(tmp_path):
+    folder = str(text_folder(tmp_path / "t"))
+    tokens, cls = TextEncoder(folder).encode("so glad to see you")
+    assert tokens.values.shape == (7, 16)  # [CLS] and [SEP] included
+    np.testing.assert_array_equal(cls, tokens.values[0])
+    np.testing.assert_array_equal(tokens.times, np.arange(7))
+    _, mean = TextEncoder(folder, pooling="mean").encode("so glad to see you")
+    np.testing.assert_allclose(mean, tokens.values.mean(axis=0), atol=1e-6)
+    assert len(TextEncoder(folder, max_tokens=4).encode("so glad to see you")[0]) == 4
+    with pytest.raises(Unreadable, match="empty transcript"):
+        TextEncoder(folder).encode("  ")
+
+
+def test_the_compact_whisper_folder_expands_to_a_whole_vocabulary(tmp_path):
+    model, sample_len = load_micro(speech_folder(tmp_path / "s"))
+    table = model.decoder.token_embedding.weight
+    assert table.shape == (51_864, 16) and sample_len == 4
+    assert table[640].abs().sum() > 0 and table[641].abs().sum() == 0
+    with pytest.raises(EncoderError, match=r"has no model\.safetensors"):
+        (tmp_path / "s" / "model.safetensors").unlink()
+        load_micro(tmp_path / "s")
+
+
+def test_a_short_context_hears_every_window_but_no_tiny_rest(tmp_path, monkeypatch):
+    import whisper
+
+    speech = SpeechToText(str(speech_folder(tmp_path / "s")))
+    said = iter(["one", "two", "three"])
+    windows = []
+
+    def decode(model, mel, options):
+        windows.append(mel.shape)
+        return whisper.DecodingResult(audio_features=None, language="en", text=next(said))
+
+    monkeypatch.setattr(whisper, "decode", decode)
+    assert speech.transcribe(tone(4.1)[0]) == "one two"
+    assert windows == [(80, 200), (80, 200)]
+    assert speech.transcribe(np.zeros(16_000, np.float32)) == ""
+
+
+def test_transcribing_twice_gives_the_same_words(tmp_path):
+    speech = SpeechToText(str(speech_folder(tmp_path / "s")))
+    assert speech.transcribe(sound(3.0)) == speech.transcribe(sound(3.0))
+
+
+def test_loading_leaves_the_random_state_alone(tmp_path):
+    settings = encoder_settings(tmp_path)
+    before = torch.random.get_rng_state()
+    load_encoders(settings)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_an_identity_names_weights_and_settings_and_needs_no_loading(tmp_path):
+    settings = encoder_settings(tmp_path)
+    named = identity(settings)
+    assert named == load_encoders(settings).identity
+    assert re.fullmatch(r"audio@[0-9a-f]{8}, 12 s", named["audio"])
+    assert re.fullmatch(r"vision@[0-9a-f]{8}, cls, first 400 frames", named["vision"])
+    assert str(tmp_path) not in json.dumps(named)
+    config = tmp_path / "text" / "config.json"
+    config.write_text(config.read_text() + " ")
+    assert identity(settings)["text"] != named["text"] and identity(settings)["audio"] == named["audio"]
+
+
+@pytest.mark.parametrize("role", ["audio", "vision", "speech", "text"])
+@pytest.mark.parametrize("source", ["nobody/no-such-model", "micro:none", "not a name at all"])
+def test_an_encoder_that_cannot_be_had_is_named(tmp_path, monkeypatch, role, source):
+    import huggingface_hub.constants
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(EncoderError, match=f"{role} encoder '{source}'"):
+        identity(profiles.Encoders(**{"audio": str(audio_folder(tmp_path / "a")), "vision": str(tmp_path / "a"),
+                                      "text": str(tmp_path / "a"), "speech": str(tmp_path / "a")} | {role: source}))
+
+
+def test_weights_with_gaps_are_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    file = audio_folder(tmp_path / "a") / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["classifier.out_proj.weight"]
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(EncoderError, match=r"missing or of another shape: classifier\.out_proj\.weight"):
+        AudioEncoder(str(tmp_path / "a"))
+
+
+# --- real weights ---
+
+shared = pytest.mark.skipif(not (SHARED / "weights").is_dir(), reason="the real weights of ../shared are not here")
+
+
+def words(text):
+    return re.sub(r"[^a-z' ]+", " ", text.lower()).split()
+
+
+def word_errors(said, heard):
+    """Levenshtein distance of two lists of words."""
+    row = list(range(len(heard) + 1))
+    for i, word in enumerate(said, 1):
+        above, row[0] = row[0], i
+        for j, other in enumerate(heard, 1):
+            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (word != other))
+    return row[-1]
+
+
+@shared
+@pytest.mark.slow
+def test_real_whisper_reaches_15_percent_word_error_rate_on_real_recordings():
+    table = re.findall(r"\| (librivox-\d+\.wav) \| (.+) \|", (SHARED / "media" / "README.md").read_text())
+    assert len(table) == 3
+    speech = SpeechToText(str(SHARED / "weights" / "whisper-tiny.en.pt"))
+    errors = total = 0
+    for name, said in table:
+        heard = speech.transcribe(read_audio(SHARED / "media" / name).samples)
+        errors += word_errors(words(said), words(heard))
+        total += len(words(said))
+    print(f"word error rate {errors / total:.1%} ({errors} of {total} words)")
+    assert errors / total <= 0.15
+
+
+@shared
+@pytest.mark.slow
+def test_minilm_works_as_text_encoder():
+    encoder = TextEncoder(str(SHARED / "weights" / "all-MiniLM-L6-v2"), pooling="mean")
+    texts = ("The boy is very happy about the present.", "A child rejoices at his gift.", "Inflation rose in March.")
+    happy, glad, other = (v / np.linalg.norm(v) for v in (encoder.encode(text)[1] for text in texts))
+    assert happy.shape == (384,)
+    assert happy @ glad > 0.5 > 0.2 > happy @ other
+    assert len(encoder.encode(texts[0])[0]) < 20  # its tokenizer.json asks for padding to 128: not here
+
+
+@shared
+def test_a_whisper_file_is_named_by_its_contents():
+    settings = profiles.Encoders(speech=str(SHARED / "weights" / "whisper-tiny.en.pt"))
+    from taemi_lib.features.speech import locate_speech
+
+    assert re.fullmatch(r"whisper-tiny\.en\.pt@[0-9a-f]{8}", locate_speech(settings.speech).identity)
+    assert re.fullmatch(r"openai-whisper:large-v3@[0-9a-f]{8}", locate_speech("large-v3").identity)

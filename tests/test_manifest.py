@@ -1,0 +1,181 @@
+"""The clip table and its readers: what is accepted, and that everything wrong is reported at once."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from taemi_lib import profiles
+from taemi_lib.data import Manifest, ManifestError, load, read_csv, vidmimic2
+from taemi_lib.data.manifest import hold_out
+from taemi_lib.profiles import EMOTIONS, ChoiceError
+
+HEADER = "clip_id,video," + ",".join(EMOTIONS)
+LABELS = ".33,.33,0,0,.33,0"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twenty (empty) videos v00.mp4 ... v19.mp4."""
+    for i in range(20):
+        (tmp_path / f"v{i:02d}.mp4").touch()
+    return tmp_path
+
+
+def table(folder, *rows, header=HEADER):
+    path = folder / "clips.csv"
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def problems(read, *arguments):
+    with pytest.raises(ManifestError) as caught:
+        read(*arguments)
+    assert all(problem in str(caught.value) for problem in caught.value.problems)
+    return caught.value.problems
+
+
+def test_a_csv_becomes_clips(folder):
+    manifest = read_csv(table(
+        folder, f'007,v00.mp4,test,"so glad, truly",{LABELS}', "b,v01.mp4,predict,,,,,,,",
+        header="clip_id,video,split,transcript," + ",".join(EMOTIONS),
+    ))
+    first, second = manifest
+    assert (first.clip_id, first.split, first.video) == ("007", "test", folder / "v00.mp4")
+    assert first.transcript == "so glad, truly" and second.transcript == ""
+    np.testing.assert_array_equal(first.labels, [0.33, 0.33, 0, 0, 0.33, 0])
+    assert second.labels is None and second.audio is None
+    assert manifest.select("test").clip_ids == ["007"]
+    assert manifest.targets(["007"]).shape == (1, 6) and manifest.targets(["007"]).dtype == np.float64
+    with pytest.raises(ValueError, match="no labels, for example b"):
+        manifest.targets(["007", "b"])
+    with pytest.raises(KeyError, match=r"clips\.csv has no clip 'x'"):
+        manifest["x"]
+    with pytest.raises(ChoiceError, match="train, selection, test, predict"):
+        manifest.select("valid")
+
+
+def test_without_splits_labelled_clips_train_and_a_seeded_share_selects(folder):
+    path = table(folder, *(f"c{i},v{i:02d}.mp4,{LABELS}" for i in range(19)), "last,v19.mp4,,,,,,")
+    manifest = read_csv(path, selection_share=0.2)
+    assert len(manifest.select("train")) == 15 and len(manifest.select("selection")) == 4
+    assert manifest.select("predict").clip_ids == ["last"]
+    assert read_csv(path, selection_share=0.2).select("selection").clip_ids == manifest.select("selection").clip_ids
+    assert read_csv(path, selection_share=0.2, seed=1).select("selection").clip_ids != \
+        manifest.select("selection").clip_ids
+
+
+def test_hold_out_does_not_depend_on_the_order():
+    ids = [f"{i:03d}" for i in range(50)]
+    assert hold_out(ids, 0.1, 3) == hold_out(ids[::-1], 0.1, 3) and len(hold_out(ids, 0.1, 3)) == 5
+    assert hold_out(["only"], 0.5, 0) == set()
+
+
+def test_all_problems_are_listed_at_once_with_file_row_and_column(folder):
+    found = problems(read_csv, table(
+        folder,
+        f"a,v00.mp4,{LABELS}",
+        f"a,v01.mp4,{LABELS}",
+        f"c,nowhere.mp4,{LABELS}",
+        "d,v03.mp4,1.5,0,0,0,0,-.1",
+        "e,v04.mp4,many,0,nan,0,0,0",
+        f"../f,v05.mp4,{LABELS}",
+        f"g,../elsewhere.mp4,{LABELS}",
+        "h,v07.mp4,0,0,0,,0,0",
+    ))
+    expected = [
+        "clips.csv, row 3, column clip_id: 'a' is a duplicate of clips.csv, row 2",
+        "clips.csv, row 4, column video: 'nowhere.mp4' does not exist in the data folder",
+        "clips.csv, row 5, column Admiration: 1.5 is outside [0, 1]",
+        "clips.csv, row 5, column Joy: -.1 is outside [0, 1]",
+        "clips.csv, row 6, column Admiration: 'many' is not a number",
+        "clips.csv, row 6, column Determination: 'nan' is not a number",
+        "clips.csv, row 7, column clip_id: '../f' is not usable as an id",
+        "clips.csv, row 8, column video: '../elsewhere.mp4' leaves the data folder",
+        "clips.csv, row 9, column Empathic Pain: is empty although other emotions",
+    ]
+    assert len(found) == len(expected)
+    for line, start in zip(found, expected, strict=True):
+        assert line.startswith(start)
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    (f"a,v00.mp4,valid,{LABELS}", "column split: 'valid' is no split; the splits are: train, selection"),
+    ("a,v00.mp4,test,,,,,,", "a clip of the test split needs labels"),
+    (f"a,,train,{LABELS}", "has neither a video nor an audio file"),
+    ("a,v00.mp4,train,0,0", "row 2, column 6: the row has 5 cells, the header 9"),
+])
+def test_other_broken_rows(folder, row, message):
+    path = table(folder, row, header="clip_id,video,split," + ",".join(EMOTIONS))
+    assert message in problems(read_csv, path)[0]
+
+
+def test_missing_columns_are_all_named(folder):
+    found = problems(read_csv, table(folder, "a,0", header="clip_id,Joy"))
+    assert [line.split("column ")[1].split(":")[0] for line in found] == ["video", *EMOTIONS[:-1]]
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (None, "cannot be read"), (b"\xff\xfe\x00", "is not UTF-8"), (HEADER.encode(), "has no rows"),
+    (b"", "missing column"),
+])
+def test_what_is_no_table_says_so(tmp_path, content, message):
+    path = tmp_path / "clips.csv"
+    if content is not None:
+        path.write_bytes(content)
+    assert message in problems(read_csv, path)[0]
+
+
+def test_labels_and_transcripts_can_be_replaced(folder):
+    manifest = read_csv(table(folder, f"a,v00.mp4,{LABELS}", f"b,v01.mp4,{LABELS}"))
+    other = pd.DataFrame([[0.5] * 6, [1.0] * 6], index=["b", "a"], columns=list(EMOTIONS))
+    relabelled = manifest.with_labels(other, "fixed")
+    assert relabelled.labels == "fixed" and manifest.labels == ""
+    np.testing.assert_array_equal(relabelled.targets(["a", "b"])[:, 0], [1.0, 0.5])
+    with pytest.raises(ManifestError, match="outside"):
+        manifest.with_labels(other * 3, "broken")
+    assert [clip.transcript for clip in manifest.with_transcripts({"a": "so glad"})] == ["so glad", ""]
+    assert manifest["a"].transcript is None
+
+
+def test_a_manifest_can_be_built_from_a_table_in_memory(folder):
+    manifest = Manifest(pd.DataFrame({"clip_id": ["a"], "video": ["v00.mp4"]}), folder, "by hand")
+    assert manifest["a"].split == "predict" and manifest["a"].labels is None
+
+
+@pytest.fixture
+def official(tmp_path):
+    (tmp_path / "raw").mkdir()
+    for i in range(25):
+        (tmp_path / "raw" / f"{i:05d}.mp4").touch()
+    header = "Filename," + ",".join(EMOTIONS)
+    for name, ids in (("train", range(20)), ("valid", range(20, 23))):
+        rows = [f"{i:05d}{'.mp4' * (i % 2)},{LABELS}" for i in ids]
+        (tmp_path / f"{name}_split.csv").write_text("\n".join([header, *rows]))
+    return tmp_path
+
+
+def test_the_official_layout_selects_from_train_tests_on_valid_and_predicts_the_rest(official):
+    manifest = vidmimic2.read(official)
+    sizes = {split: len(manifest.select(split)) for split in profiles.SPLITS}
+    assert sizes == {"train": 18, "selection": 2, "test": 3, "predict": 2}
+    assert manifest.select("predict").clip_ids == ["00023", "00024"]
+    assert manifest["00001"].video == official / "raw" / "00001.mp4"
+    assert load(profiles.Data(source="vidmimic2", seed=0), official).table.equals(manifest.table)
+
+
+def test_the_official_layout_reports_its_own_files_and_columns(official):
+    (official / "raw" / "00021.mp4").unlink()
+    (official / "train_split.csv").write_text(
+        (official / "train_split.csv").read_text().replace("00000,.33", "00000,7", 1)
+    )
+    found = problems(vidmimic2.read, official)
+    assert found[0].startswith("train_split.csv, row 2, column Admiration: 7 is outside")
+    assert found[1].startswith("valid_split.csv, row 3, column Filename: 'raw/00021.mp4' does not exist")
+    (official / "valid_split.csv").unlink()
+    assert "valid_split.csv: cannot be read" in problems(vidmimic2.read, official)[0]
+    assert "no such folder" in problems(vidmimic2.read, official / "raw")[0]
+
+
+def test_an_unknown_source_lists_the_sources(tmp_path):
+    with pytest.raises(ChoiceError, match="'imagenet'; the sources are: synthmimic, vidmimic2, csv"):
+        load(profiles.Data(source="imagenet"), tmp_path)

@@ -1,0 +1,87 @@
+"""Figures and widgets: they show themselves, take what is absent, and are written only on request."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from taemi_lib import plots, profiles, widgets
+from taemi_lib.data.manifest import Manifest
+from taemi_lib.data.media import Audio, Frames
+from taemi_lib.profiles import EMOTIONS
+
+PNG = b"\x89PNG"
+RNG = np.random.default_rng(0)
+AUDIO = Audio(RNG.normal(size=32_000).astype(np.float32) / 10, 2.0)
+FRAMES = Frames(RNG.integers(0, 255, (20, 16, 16, 3), dtype=np.uint8), np.arange(20, dtype=np.float32) / 10)
+LABELS = RNG.random((30, 6))
+WEIGHTS = np.full((4, 20), 0.05)
+HISTORY = [{"epoch": epoch, "loss": 1 / epoch, "selection_rho": 0.1 * epoch} for epoch in (1, 2, 3)]
+FIGURES = {
+    "contact sheet": lambda: plots.contact_sheet([FRAMES, None], ["a", "b"]),
+    "clip": lambda: plots.waveform_and_face(AUDIO, FRAMES, [("hello", 0.2)]),
+    "clip without sound": lambda: plots.waveform_and_face(None, FRAMES, transcript="hello"),
+    "clip without picture": lambda: plots.waveform_and_face(AUDIO, None),
+    "labels": lambda: plots.label_statistics(pd.DataFrame(LABELS, columns=EMOTIONS)),
+    "scatter": lambda: plots.scatter_per_emotion(LABELS + RNG.normal(0, 0.1, LABELS.shape), LABELS),
+    "curves": lambda: plots.training_curves({"one": HISTORY, "two": [HISTORY, HISTORY[:2]]}),
+    "bars": lambda: plots.bars_with_intervals({"a": 0.5, "b": -0.1}, {"a": (0.4, 0.6)}, reference=("best", 0.9)),
+    "attention": lambda: plots.attention_explorer_figure(
+        attention={"audio": WEIGHTS, "vision": None}, times={"audio": FRAMES.times}, audio=AUDIO, frames=FRAMES,
+        counts=(0.2, 0.8), decoy=(1.0, 1.6), prediction=LABELS[0], target=LABELS[1]),
+    "intensities": lambda: plots.intensities(LABELS[0]),
+    "diagram": plots.pipeline_diagram,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_shows_itself_as_png_and_prints_nothing(name, capsys):
+    assert FIGURES[name]()._repr_png_().startswith(PNG)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_clip_with_neither_sound_nor_picture_cannot_be_drawn():
+    with pytest.raises(ValueError, match="neither sound nor pictures"):
+        plots.waveform_and_face(None, None)
+
+
+def test_saving_writes_only_on_request_and_the_same_bytes_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    monkeypatch.delenv(plots.REWRITE, raising=False)
+    path = plots.save(plots.pipeline_diagram(), "x")
+    assert not path.exists()
+    monkeypatch.setenv(plots.REWRITE, "1")
+    plots.save(plots.pipeline_diagram(), "x")
+    first = path.read_bytes()
+    plots.save(plots.pipeline_diagram(), "x")
+    assert path == tmp_path / "figures/x.png" and path.read_bytes() == first
+    plots.save(plots.intensities(LABELS[0]), "x", rewrite=False)
+    assert path.read_bytes() == first
+
+
+def test_the_browser_shows_the_chosen_clip_with_what_is_known_of_it(tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(name.encode())
+    rows = [{"clip_id": "a", "video": "a.mp4", "split": "train", **dict.fromkeys(EMOTIONS, 0.5)},
+            {"clip_id": "b", "video": "b.mp4", "split": "predict"}]  # fmt: skip
+    browser = widgets.clip_browser(Manifest(pd.DataFrame(rows), tmp_path, "test"), {"b": "a <b> c"})
+    choice, facts, shown = browser.children
+    video, labels = shown.children
+    assert (video.value, labels.value[:4]) == (b"a.mp4", PNG)
+    choice.value = "b"
+    assert (video.value, labels.value) == (b"b.mp4", b"")
+    assert "a &lt;b&gt; c" in facts.value and "no labels" in facts.value
+
+
+def test_the_explorer_draws_each_clip_once():
+    drawn = []
+
+    def draw(clip_id):
+        drawn.append(clip_id)
+        return plots.intensities(LABELS[0])
+
+    choice, picture = widgets.attention_explorer(["a", "b"], draw).children
+    for clip_id in ("b", "a", "b"):
+        choice.value = clip_id
+    assert drawn == ["a", "b"] and picture.value[:4] == PNG
+    with pytest.raises(ValueError, match="no clips"):
+        widgets.attention_explorer([], draw)

@@ -1,0 +1,281 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy import DIMS, dataset
+
+from taemi_lib import files, metrics, training
+from taemi_lib.evaluation import evaluate, predict_dataset
+from taemi_lib.profiles import Model, Training
+from taemi_lib.training import Schedule, load_run, train
+
+MODEL = Model(width=8, heads=2, mlp_width=8, dropout=0.1, input_dropout=0.1)
+PRESET = Training(learning_rate=1e-2, batch_size=8, epochs=4, patience=9, clip_value=None, clip_norm=1.0)
+CHANGING = {"seconds", "peak_memory_mb"}  # the only numbers that may differ between two runs
+
+
+def run(folder, system="taemi", preset=PRESET, **changes):
+    arguments = {"model": MODEL, "training": preset, "run_folder": folder, "progress": False, "device": "cpu"} | changes
+    return train(system, dataset(24), dataset(10, seed=1, prefix="held"), **arguments)
+
+
+def numbers(run):
+    """Everything a run says, but for how long it took."""
+    history = [{key: value for key, value in entry.items() if key not in CHANGING} for entry in run.history]
+    return history, {key: value for key, value in run.metrics.items() if key not in CHANGING}
+
+
+def weights(run, which="best"):
+    return (run.folder / which / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("runs") / "finished")
+
+
+def test_training_learns(tmp_path):
+    """The labels are a function of the text vector; 200 clips are enough to find it."""
+    preset = replace(PRESET, epochs=20, batch_size=16)
+    made = train("text_only", dataset(200), dataset(50, seed=1), model=replace(MODEL, mlp_width=32, input_dropout=0.0),
+                 training=preset, run_folder=tmp_path, progress=False, device="cpu")  # fmt: skip
+    assert made.history[-1]["loss"] < 0.5 * made.history[0]["loss"]
+    assert made.metrics["selection"]["mean_rho"] > 0.8
+
+
+def test_a_run_folder_holds_what_the_design_says(finished):
+    assert {path.name for path in finished.folder.iterdir()} == {
+        ".lock", "config.json", "history.json", "metrics.json", "predictions.parquet", "best", "last",
+    }  # fmt: skip
+    assert {path.name for path in (finished.folder / "last").iterdir()} == {
+        "model.safetensors", "config.json", "README.md", "optimizer.pt", "state.json",
+    }  # fmt: skip
+    assert finished.finished and len(finished.history) == 4
+    assert finished.config["sizes"]["audio_dim"] == DIMS["audio"] and "torch" in finished.config["versions"]
+    assert finished.metrics["best_epoch"] == finished.best_epoch
+    assert set(finished.history[0]["dropped"]) == {"audio", "vision", "text"}
+    table = finished.predictions()
+    assert list(table.columns) == ["clip_id", "emotion", "target", "prediction"] and len(table) == 60
+    torch.load(finished.folder / "last" / "optimizer.pt", weights_only=True)
+
+
+def test_the_best_checkpoint_gives_the_reported_score(finished):
+    rhos = [entry["selection_rho"] for entry in finished.history]
+    assert finished.metrics["selection"]["mean_rho"] == max(rhos)
+    again = evaluate(finished, dataset(10, seed=1, prefix="held"), device="cpu", resamples=20)
+    assert again.mean_rho == max(rhos)
+    table = finished.predictions()
+    rho = metrics.mean_pearson(table["prediction"].to_numpy().reshape(-1, 6), table["target"].to_numpy().reshape(-1, 6))
+    assert rho == pytest.approx(max(rhos), abs=1e-6)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished, tmp_path):
+    torch.manual_seed(99)  # what was drawn before does not matter
+    again = run(tmp_path / "again")
+    assert numbers(again) == numbers(finished) and weights(again) == weights(finished)
+    assert weights(run(tmp_path / "other", seed=1)) != weights(finished)
+
+
+def test_training_leaves_the_callers_random_numbers_and_threads_alone(tmp_path):
+    before = torch.get_num_threads()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    run(tmp_path, preset=replace(PRESET, epochs=1))
+    assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == before
+
+
+def test_a_finished_run_is_returned_not_repeated(finished, monkeypatch):
+    monkeypatch.setattr(training, "_train", None)
+    assert numbers(run(finished.folder)) == numbers(finished)
+
+
+def test_a_folder_of_another_configuration_is_refused_naming_the_difference(finished):
+    with pytest.raises(ValueError, match="training.learning_rate is 0.01 there, 0.5 now"):
+        run(finished.folder, preset=replace(PRESET, learning_rate=0.5))
+    with pytest.raises(ValueError, match="system is 'taemi' there, 'text_only' now"):
+        run(finished.folder, "text_only")
+    other = dataset(10, seed=1, prefix="held")
+    other.targets[0, 0] = 0.123
+    with pytest.raises(ValueError, match="encoders.audio"):
+        run(finished.folder, encoders={"audio": "another"})
+    with pytest.raises(ValueError, match="data.selection.labels"):
+        train("taemi", dataset(24), other, model=MODEL, training=PRESET, run_folder=finished.folder, device="cpu")
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+@pytest.mark.parametrize("moment", ["batch 2 of epoch 1", "batch 2 of epoch 3", "best moved aside", "last moved aside",
+                                    "before last", "before metrics"])  # fmt: skip
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_numbers(finished, tmp_path, monkeypatch, moment):
+    with monkeypatch.context() as patch:
+        _kill_at(moment, patch)
+        with pytest.raises(Killed):
+            run(tmp_path)
+    assert not load_run(tmp_path).finished
+    resumed = run(tmp_path)
+    assert numbers(resumed) == numbers(finished)
+    assert weights(resumed) == weights(finished) and weights(resumed, "last") == weights(finished, "last")
+    assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob("*.old"))
+
+
+def _kill_at(moment, patch):
+    """Raise Killed at this moment of a training of 3 batches an epoch."""
+    calls = {"batches": 0, "lasts": 0}
+    loss, rename, save, write = training.System.loss, os.rename, torch.save, files.write_json
+    if moment.startswith("batch"):
+        dies_at = 2 if moment.endswith("1") else 8
+
+        def counted(self, output, batch):
+            calls["batches"] += 1
+            if calls["batches"] == dies_at:
+                raise Killed
+            return loss(self, output, batch)
+
+        patch.setattr(training.System, "loss", counted)
+    elif moment.endswith("aside"):
+        name = moment.split()[0]
+
+        def half_way(source, target):
+            rename(source, target)
+            if Path(target).name == f"{name}.old":
+                raise Killed
+
+        patch.setattr(os, "rename", half_way)
+    elif moment == "before last":
+
+        def third(*arguments):
+            calls["lasts"] += 1
+            if calls["lasts"] == 3:
+                raise Killed
+            save(*arguments)
+
+        patch.setattr(torch, "save", third)
+    else:
+
+        def never_metrics(path, content):
+            if Path(path).name == "metrics.json":
+                raise Killed
+            write(path, content)
+
+        patch.setattr(files, "write_json", never_metrics)
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_in_another_process_changes_nothing(tmp_path):
+    preset = replace(PRESET, epochs=40, patience=99)
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_training as t; from dataclasses import replace; "
+        "t.run(sys.argv[2], preset=replace(t.PRESET, epochs=40, patience=99))"
+    )
+    here, folder = Path(__file__).parent, tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", script, str(here), str(folder)])
+    try:
+        deadline = time.monotonic() + 120
+        while not (folder / "history.json").exists():
+            assert process.poll() is None and time.monotonic() < deadline, "training never reached its first epoch"
+            time.sleep(0.01)
+        time.sleep(0.2)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    epochs = len(json.loads((folder / "history.json").read_text()))
+    assert epochs < 40, "the process was too fast to be killed in the middle"
+    resumed, whole = run(folder, preset=preset), run(tmp_path / "whole", preset=preset)
+    assert numbers(resumed) == numbers(whole) and weights(resumed) == weights(whole)
+
+
+def test_early_stopping_waits_for_patience_and_keeps_the_best_epoch(tmp_path, monkeypatch):
+    rhos = iter([0.1, 0.3, 0.2, 0.25, 0.3, 0.9])
+    real = training.score
+
+    def planned(predictions, resamples):
+        result = real(predictions, resamples)
+        result.mean_rho = next(rhos, 0.3)
+        return result
+
+    monkeypatch.setattr(training, "score", planned)
+    made = run(tmp_path, preset=replace(PRESET, epochs=9, patience=3))
+    assert [entry["selection_rho"] for entry in made.history] == [0.1, 0.3, 0.2, 0.25, 0.3]
+    assert made.best_epoch == 2 and "epoch 2" in (tmp_path / "best" / "README.md").read_text()
+
+
+def test_the_learning_rate_warms_up_over_one_epoch_then_follows_a_cosine_per_step():
+    schedule = Schedule(Training(learning_rate=1.0, epochs=3, warmup_epochs=1), updates_per_epoch=4)
+    rates = [schedule(update) for update in range(12)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0 and rates[8] == pytest.approx(0.5)
+    assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False)) and 0 < rates[11] < 0.1
+    assert Schedule(Training(learning_rate=1.0, epochs=1, warmup_epochs=0), 2)(0) == 1.0
+
+
+def test_accumulation_steps_once_for_several_batches_and_once_for_what_is_left(tmp_path, monkeypatch):
+    steps = []
+    real = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: (steps.append(1), real(self, *a, **k))[1])
+    made = run(tmp_path, preset=replace(PRESET, batch_size=4, accumulation=4, epochs=2))
+    assert len(steps) == 2 * 2  # two epochs of 6 batches: 4, then the 2 that are left
+    assert made.history[0]["learning_rate"] == PRESET.learning_rate
+
+
+def test_selection_uses_every_clip_in_float32_and_training_mode_comes_back(finished):
+    model, clips = finished.model(), dataset(10, seed=1, prefix="held")
+    model.train()
+    one_by_one, together = (predict_dataset(model, clips, batch_size=size) for size in (1, 7))
+    assert model.training and one_by_one.clip_ids == clips.clip_ids
+    assert np.allclose(one_by_one.prediction, together.prediction, atol=1e-5)
+    assert not together.absent.any()
+
+
+def test_a_clip_without_any_modality_is_predicted_from_the_tokens_and_flagged(finished):
+    clips = dataset(10, seed=1)
+    reasons = dict.fromkeys(("audio", "vision", "text"), "empty file")
+    nothing = replace(clips[3][0], audio=None, vision=None, tokens=None, pooled=None, absent=reasons)
+    clips.store.clips[nothing.clip_id] = nothing
+    clips._kept.clear()
+    result = predict_dataset(finished.model(), clips)
+    assert result.absent.tolist() == [index == 3 for index in range(10)] and np.isfinite(result.prediction).all()
+
+
+def test_bad_data_is_refused_before_the_first_epoch(tmp_path):
+    unlabelled, flat, average = dataset(24), dataset(10, seed=1), dataset(24, audio_average=5)
+    unlabelled.targets[3] = np.nan
+    flat.targets[:, 1] = 0.0
+    common = {"model": MODEL, "training": PRESET, "run_folder": tmp_path / "run", "progress": False, "device": "cpu"}
+    with pytest.raises(ValueError, match="1 training clips have no labels.*'clip003'"):
+        train("taemi", unlabelled, dataset(10, seed=1), **common)
+    with pytest.raises(ValueError, match="'Amusement'"):
+        train("taemi", dataset(24), flat, **common)
+    with pytest.raises(ValueError, match="averages 5 audio steps.*says 1"):
+        train("taemi", average, dataset(10, seed=1), **common)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_diverging_loss_is_an_error_that_says_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match="epoch 1.*learning_rate"):
+        broken = dataset(24)
+        broken[0][0].vision.values[:] = np.inf
+        train("taemi", broken, dataset(10, seed=1), model=MODEL, training=PRESET, run_folder=tmp_path, progress=False,
+              device="cpu")  # fmt: skip
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        load_run(tmp_path)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_mixed_precision_with_gradient_scaling_on_cuda(tmp_path):
+    made = run(tmp_path, device="cuda", preset=replace(PRESET, epochs=2))
+    state = torch.load(tmp_path / "last" / "optimizer.pt", weights_only=True)
+    assert state["scaler"]["scale"] > 0 and made.metrics["device"] == "cuda"
