@@ -131,8 +131,8 @@ def main() -> None:
         found = measure(device, asked.batches, asked.repeats)
         print(
             f"training step, {SIZE} clips of {found['clip_s']:.1f} s on average, up to 599 x 1027 and 400 x 768, "
-            f"width {WIDTH}, on {device} ({torch.get_num_threads()} CPU threads): textbook {found['textbook_s']:.2f} s, "
-            f"ours {found['ours_s']:.2f} s, speed-up {found['speed_up']:.2f}x"
+            f"width {WIDTH}, on {device} ({torch.get_num_threads()} CPU threads): "
+            f"textbook {found['textbook_s']:.2f} s, ours {found['ours_s']:.2f} s, speed-up {found['speed_up']:.2f}x"
         )
 
 

@@ -416,7 +416,7 @@ def gradient_sizes(gradients: Mapping[str, np.ndarray]) -> Figure:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axis = figure.subplots()
     sizes = {name: np.abs(values[values != 0]) for name, values in gradients.items()}
-    bins = np.logspace(-16, 6, 89)
+    bins = np.logspace(-12, 6, 73)
     grey = {"edgecolor": "#AAAAAA", "linewidth": 0}
     axis.axvspan(bins[0], 2.0**-25, facecolor="#DDDDDD", hatch="..", label="fp16 rounds to 0", **grey)
     axis.axvspan(65504, bins[-1], facecolor="none", hatch="xx", label="fp16 overflows", **grey)

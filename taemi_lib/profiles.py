@@ -104,13 +104,23 @@ _MICRO = Encoders(vision_pooling="mean", text_pooling="cls")
 # on the selection split; notebook 04 shows the choice.
 _SMALL_MODEL = Model(width=64, heads=4, mlp_width=64, dropout=0.2, input_dropout=0.2)
 _SMALL_TRAINING = Training(
-    learning_rate=2e-3, epochs=40, patience=10, clip_value=None, clip_norm=1.0, audio_average=5,
+    learning_rate=2e-3,
+    epochs=40,
+    patience=10,
+    clip_value=None,
+    clip_norm=1.0,
+    audio_average=5,
 )
 
 PROFILES = {
     "demo": Profile("demo", Data(clips=1200), _MICRO, _SMALL_MODEL, _SMALL_TRAINING),
     "smoke": Profile(
-        "smoke", Data(clips=48), _MICRO, _SMALL_MODEL, dataclasses.replace(_SMALL_TRAINING, epochs=2), seeds=(0,),
+        "smoke",
+        Data(clips=48),
+        _MICRO,
+        _SMALL_MODEL,
+        dataclasses.replace(_SMALL_TRAINING, epochs=2),
+        seeds=(0,),
     ),
     "paper": Profile(
         "paper",

@@ -54,25 +54,40 @@ def clips(profile: Profile, data_root: str | Path = "data", progress: bool | Non
     return sources.load(profile.data, folder)
 
 
-def features(profile: Profile, data_root: str | Path = "data", runs_root: str | Path = "runs", device: str = "auto",
-             progress: bool | None = None) -> tuple[Store, Report]:
+def features(
+    profile: Profile,
+    data_root: str | Path = "data",
+    runs_root: str | Path = "runs",
+    device: str = "auto",
+    progress: bool | None = None,
+) -> tuple[Store, Report]:
     """Features of every clip, and what is absent and why. Clips that are in the store already are not encoded again."""
     from taemi_lib.features.extract import extract
     from taemi_lib.features.store import Store
 
     folder = resolve(runs_root) / profile.name / "features"
-    report = extract(clips(profile, data_root, progress), profile.encoders, folder, device=device, progress=_shown(progress))
+    report = extract(
+        clips(profile, data_root, progress), profile.encoders, folder, device=device, progress=_shown(progress)
+    )
     return Store(folder), report
 
 
-def datasets(profile: Profile, data_root: str | Path = "data", runs_root: str | Path = "runs", device: str = "auto",
-             progress: bool | None = None) -> dict[str, ClipDataset]:
+def datasets(
+    profile: Profile,
+    data_root: str | Path = "data",
+    runs_root: str | Path = "runs",
+    device: str = "auto",
+    progress: bool | None = None,
+) -> dict[str, ClipDataset]:
     """{"train", "selection", "test"}: stored features with labels."""
     from taemi_lib.models.batch import ClipDataset
 
     store, _ = features(profile, data_root, runs_root, device, progress)
     manifest = clips(profile, data_root, progress)
-    return {split: ClipDataset(store, manifest, split, profile.training.audio_average) for split in ("train", "selection", "test")}
+    return {
+        split: ClipDataset(store, manifest, split, profile.training.audio_average)
+        for split in ("train", "selection", "test")
+    }
 
 
 def run_folder(profile: Profile, system: str, seed: int, runs_root: str | Path = "runs") -> Path:
@@ -85,20 +100,36 @@ def _datasets_of_worker(profile: Profile, data_root: str, runs_root: str) -> dic
     return datasets(profile, data_root, runs_root, "cpu", progress=False)
 
 
+def _training_arguments(profile: Profile, parts: dict, system: str, seed: int, runs_root: str | Path) -> dict:
+    return {
+        "train": parts["train"],
+        "selection": parts["selection"],
+        "model": profile.model,
+        "training": profile.training,
+        "run_folder": run_folder(profile, system, seed, runs_root),
+        "seed": seed,
+        "encoders": dataclasses.asdict(profile.encoders),
+    }
+
+
 def _train(profile: Profile, system: str, seed: int, data_root: str, runs_root: str, device: str) -> str:
     """One run, in a process of its own. Returns its folder."""
     from taemi_lib.training import train
 
-    parts = _datasets_of_worker(profile, data_root, runs_root)
-    folder = run_folder(profile, system, seed, runs_root)
-    train(system, parts["train"], parts["selection"], model=profile.model, training=profile.training, run_folder=folder, seed=seed,
-          device=device, progress=False, encoders=dataclasses.asdict(profile.encoders))
-    return str(folder)
+    arguments = _training_arguments(profile, _datasets_of_worker(profile, data_root, runs_root), system, seed, runs_root)
+    return str(train(system, **arguments, device=device, progress=False).folder)
 
 
-def runs(profile: Profile, systems: Iterable[str] = SYSTEMS, seeds: Iterable[int] | None = None, data_root: str | Path = "data",
-         runs_root: str | Path = "runs", device: str = "auto", progress: bool | None = None, processes: int | None = None,
-         ) -> dict[tuple[str, int], Run]:
+def runs(
+    profile: Profile,
+    systems: Iterable[str] = SYSTEMS,
+    seeds: Iterable[int] | None = None,
+    data_root: str | Path = "data",
+    runs_root: str | Path = "runs",
+    device: str = "auto",
+    progress: bool | None = None,
+    processes: int | None = None,
+) -> dict[tuple[str, int], Run]:
     """{(system, seed): finished run}. Runs that are missing are trained side by side, one process and one torch thread each, so
     that results do not depend on how many cores there are; an interrupted run goes on where it stopped.
 
@@ -106,20 +137,21 @@ def runs(profile: Profile, systems: Iterable[str] = SYSTEMS, seeds: Iterable[int
     """
     from taemi_lib.device import choose
     from taemi_lib.models import create, names
-    from taemi_lib.training import is_finished, load_run
+    from taemi_lib.training import is_finished, train
 
     wanted = [(system, seed) for system in systems for seed in (profile.seeds if seeds is None else seeds)]
     for system, _ in wanted:
         if system not in names():
             create(system)  # raises ChoiceError with the valid names, before anything is computed
+    parts = datasets(profile, data_root, runs_root, device, progress)  # once, before the workers ask for it
     missing = [job for job in wanted if not is_finished(run_folder(profile, *job, runs_root))]
     if missing:
-        datasets(profile, data_root, runs_root, device, progress)  # once, before the workers ask for it
         chosen = choose(device)
         workers = 1 if chosen.type == "cuda" else min(processes or os.cpu_count() or 1, len(missing))
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as executor:
-            jobs = {executor.submit(_train, profile, *job, str(data_root), str(runs_root), str(chosen)): job for job in missing}
+            arguments = (str(data_root), str(runs_root), str(chosen))
+            jobs = {executor.submit(_train, profile, *job, *arguments): job for job in missing}
             bar = tqdm(as_completed(jobs), total=len(jobs), desc="training", unit="run", disable=not _shown(progress))
             for finished in bar:
                 system, seed = jobs[finished]
@@ -129,4 +161,5 @@ def runs(profile: Profile, systems: Iterable[str] = SYSTEMS, seeds: Iterable[int
                     executor.shutdown(cancel_futures=True)
                     raise RuntimeError(f"training {system} with seed {seed} failed: {error}") from error
                 bar.set_postfix_str(f"{system}, seed {seed}")
-    return {job: load_run(run_folder(profile, *job, runs_root)) for job in wanted}
+    # `train` returns a finished run as it is, and refuses one of another configuration, naming the difference
+    return {job: train(job[0], **_training_arguments(profile, parts, *job, runs_root)) for job in wanted}

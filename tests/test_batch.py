@@ -5,6 +5,7 @@ import torch
 from toy import DIMS, MemoryManifest, clip, dataset, sequence
 
 from taemi_lib.features.sequences import ClipFeatures, Sequence
+from taemi_lib.features.store import Store
 from taemi_lib.models import Batch, ClipDataset, LengthGroupedBatches, collate
 from taemi_lib.models.batch import average
 from taemi_lib.profiles import EMOTIONS
@@ -91,6 +92,27 @@ def test_a_dataset_gives_the_same_clip_with_and_without_its_memory():
         assert np.array_equal(kept[index][0].audio.values, again[index][0].audio.values)
     assert len(kept._kept) == 2 and not again._kept
     assert kept.dims == DIMS and kept.lengths.shape == (10,)
+
+
+def test_a_dataset_reads_the_real_store(tmp_path):
+    clips = dataset(10, audio_average=3)
+    store = Store(tmp_path, {"audio": "toy"})
+    for name in clips.clip_ids:
+        store.write(clips.store.read(name))
+    table = pd.DataFrame(clips.targets, columns=list(EMOTIONS), index=clips.clip_ids)
+    stored = ClipDataset(store, MemoryManifest(table), audio_average=3)
+    assert stored.dims == clips.dims and np.array_equal(stored.lengths, clips.lengths)
+    ours, theirs = stored.batch(range(10)), clips.batch(range(10))
+    assert ours.values["vision"].dtype == torch.float16 and ours.mask["audio"].equal(theirs.mask["audio"])
+    for name in ("audio", "vision", "text"):
+        assert torch.equal(ours.values[name], theirs.values[name])
+        assert torch.allclose(ours.times[name], theirs.times[name])
+
+
+def test_lengths_count_the_steps_after_averaging():
+    clips = dataset(10, audio_average=3)
+    batch = clips.batch(range(10))
+    assert clips.lengths.tolist() == (batch.mask["audio"].sum(1) + batch.mask["vision"].sum(1)).tolist()
 
 
 def test_clips_without_features_are_named():

@@ -130,8 +130,11 @@ def test_events_lie_inside_the_clip_in_order_and_apart(many):
 
 def test_louder_events_are_louder():
     loud = EMOTIONS.index("Determination")
-    clip = next(c for c in (world.draw(s, "train", complete=True) for s in range(500))
-                if c.emotions[0] == loud and c.voice_strength[0] > 0.8)
+    clip = next(
+        c
+        for c in (world.draw(s, "train", complete=True) for s in range(500))
+        if c.emotions[0] == loud and c.voice_strength[0] > 0.8
+    )
     speech = voice.speak(clip)
     start, end = (int(t * voice.RATE) for t in speech.events[0])
     inside = np.sqrt((speech.samples[start:end] ** 2).mean())
@@ -148,7 +151,9 @@ def test_a_face_shows_what_it_is_told():
         assert np.abs(shown - neutral).mean() > 1
 
 
-@pytest.mark.parametrize("missing, kinds", [("audio track", ["video"]), ("video track", ["audio"]), ("silent", ["audio", "video"])])
+@pytest.mark.parametrize(
+    "missing, kinds", [("audio track", ["video"]), ("video track", ["audio"]), ("silent", ["audio", "video"])]
+)
 def test_missing_modalities_are_really_missing(tmp_path, missing, kinds):
     import dataclasses
 

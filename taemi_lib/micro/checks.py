@@ -103,16 +103,24 @@ def check(encoders, clips: int = 200) -> dict[str, dict[str, float]]:
 
 
 _CARDS = {
-    "audio": ("Wav2Vec2 (hidden 128, 3 layers, 50 frames/s) with a dense-tanh-out head in the shape of "
-              "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim",
-              "8,000 sentences spoken by espeak-ng with planted prosody; per frame: arousal, dominance and valence of the event sounding "
-              "(proxies that SynthMimic defines) and the prosody settings behind them"),
-    "vision": ("ViT (72 x 72 pixels, patch 12, hidden 96, 4 layers; use the mean over its tokens)",
-               "freshly drawn cartoon faces; the nine parameters of their expression"),
-    "speech": ("openai-whisper's architecture (128 wide, 3 + 2 layers, windows of 6 s); token rows stored compactly",
-               "8,000 sentences spoken by espeak-ng; their words, and per frame the phoneme sounding"),
-    "text": ("BERT (hidden 128, 3 layers, WordPiece vocabulary; use the CLS vector)",
-             "40,000 sentences of SynthMimic's grammar; six emotion strengths and which moment the words point at"),
+    "audio": (
+        "Wav2Vec2 (hidden 128, 3 layers, 50 frames/s) with a dense-tanh-out head in the shape of "
+        "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim",
+        "8,000 sentences spoken by espeak-ng with planted prosody; per frame: arousal, dominance and valence of the event sounding "
+        "(proxies that SynthMimic defines) and the prosody settings behind them",
+    ),
+    "vision": (
+        "ViT (72 x 72 pixels, patch 12, hidden 96, 4 layers; use the mean over its tokens)",
+        "freshly drawn cartoon faces; the nine parameters of their expression",
+    ),
+    "speech": (
+        "openai-whisper's architecture (128 wide, 3 + 2 layers, windows of 6 s); token rows stored compactly",
+        "8,000 sentences spoken by espeak-ng; their words, and per frame the phoneme sounding",
+    ),
+    "text": (
+        "BERT (hidden 128, 3 layers, WordPiece vocabulary; use the CLS vector)",
+        "40,000 sentences of SynthMimic's grammar; six emotion strengths and which moment the words point at",
+    ),
 }
 
 
@@ -136,5 +144,3 @@ def write_card(folder: Path, role: str, measured: dict[str, float]) -> None:
 **Limits.** It knows only this small world. On real speech, real faces or free text its output means nothing: use the backbones of
 the `paper` profile there. Licence: Apache-2.0, as the rest of this repository.
 """)
-
-

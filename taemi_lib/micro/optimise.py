@@ -9,8 +9,14 @@ import torch
 from tqdm.auto import tqdm
 
 
-def fit(module: torch.nn.Module, steps: int, learning_rate: float, loss: Callable[[int], torch.Tensor], progress: bool = True,
-        label: str = "") -> list[float]:
+def fit(
+    module: torch.nn.Module,
+    steps: int,
+    learning_rate: float,
+    loss: Callable[[int], torch.Tensor],
+    progress: bool = True,
+    label: str = "",
+) -> list[float]:
     """AdamW with one-cycle schedule: `steps` updates of `module` on `loss(step)`. Returns the loss of every step."""
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)

@@ -20,12 +20,29 @@ from taemi_lib.micro.corpus import RATE, Utterance, utterances
 from taemi_lib.micro.optimise import fit
 
 CONFIG = Wav2Vec2Config(
-    hidden_size=128, num_hidden_layers=3, num_attention_heads=4, intermediate_size=256, conv_dim=(96, 96, 128),
-    conv_kernel=(200, 4, 4), conv_stride=(80, 2, 2), num_feat_extract_layers=3, feat_extract_norm="layer", conv_bias=True,
-    do_stable_layer_norm=True, num_conv_pos_embeddings=31, num_conv_pos_embedding_groups=8, hidden_dropout=0.0,
-    attention_dropout=0.0, activation_dropout=0.0, feat_proj_dropout=0.0, layerdrop=0.0, apply_spec_augment=False,
-    num_labels=3, final_dropout=0.0,
-    id2label={0: "arousal", 1: "dominance", 2: "valence"}, label2id={"arousal": 0, "dominance": 1, "valence": 2},
+    hidden_size=128,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=256,
+    conv_dim=(96, 96, 128),
+    conv_kernel=(200, 4, 4),
+    conv_stride=(80, 2, 2),
+    num_feat_extract_layers=3,
+    feat_extract_norm="layer",
+    conv_bias=True,
+    do_stable_layer_norm=True,
+    num_conv_pos_embeddings=31,
+    num_conv_pos_embedding_groups=8,
+    hidden_dropout=0.0,
+    attention_dropout=0.0,
+    activation_dropout=0.0,
+    feat_proj_dropout=0.0,
+    layerdrop=0.0,
+    apply_spec_augment=False,
+    num_labels=3,
+    final_dropout=0.0,
+    id2label={0: "arousal", 1: "dominance", 2: "valence"},
+    label2id={"arousal": 0, "dominance": 1, "valence": 2},
 )
 
 
@@ -50,12 +67,20 @@ class EmotionModel(torch.nn.Module):
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        kept = {name: value.contiguous() for name, value in self.state_dict().items() if not name.startswith("prosody.")}
+        kept = {
+            name: value.contiguous() for name, value in self.state_dict().items() if not name.startswith("prosody.")
+        }
         save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
         config = CONFIG.to_dict() | {"architectures": ["EmotionModel"]}
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        preprocessor = {"do_normalize": False, "feature_size": 1, "padding_value": 0.0, "return_attention_mask": True,
-                        "sampling_rate": RATE, "feature_extractor_type": "Wav2Vec2FeatureExtractor"}
+        preprocessor = {
+            "do_normalize": False,
+            "feature_size": 1,
+            "padding_value": 0.0,
+            "return_attention_mask": True,
+            "sampling_rate": RATE,
+            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        }
         (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
 
 
@@ -70,8 +95,15 @@ def frame_targets(item: Utterance, frames: int) -> np.ndarray:
     return values
 
 
-def train(folder: Path, utterance_count: int = 8000, steps: int = 3500, batch: int = 16, seed: int = 0, progress: bool = True,
-          corpus: list[Utterance] | None = None) -> list[float]:
+def train(
+    folder: Path,
+    utterance_count: int = 8000,
+    steps: int = 3500,
+    batch: int = 16,
+    seed: int = 0,
+    progress: bool = True,
+    corpus: list[Utterance] | None = None,
+) -> list[float]:
     """Train from nothing and write `folder`. Returns the loss history."""
     corpus = corpus or utterances(utterance_count)
     torch.manual_seed(seed)

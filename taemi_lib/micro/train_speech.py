@@ -22,8 +22,16 @@ from taemi_lib.micro.corpus import Utterance, utterances
 from taemi_lib.micro.optimise import fit
 
 DIMENSIONS = ModelDimensions(
-    n_mels=80, n_audio_ctx=300, n_audio_state=128, n_audio_head=4, n_audio_layer=3,
-    n_vocab=51_864, n_text_ctx=48, n_text_state=128, n_text_head=4, n_text_layer=2,
+    n_mels=80,
+    n_audio_ctx=300,
+    n_audio_state=128,
+    n_audio_head=4,
+    n_audio_layer=3,
+    n_vocab=51_864,
+    n_text_ctx=48,
+    n_text_state=128,
+    n_text_head=4,
+    n_text_layer=2,
 )
 FRAMES = 2 * DIMENSIONS.n_audio_ctx  # mel frames of 10 ms in one window of 6 s
 SAMPLE_LENGTH = 40  # tokens
@@ -69,7 +77,9 @@ class CompactWhisper(torch.nn.Module):
         state["token_embedding.rows"], state["token_embedding.other"] = table[:-1].contiguous(), table[-1].contiguous()
         state["token_embedding.ids"] = torch.tensor(self.ids, dtype=torch.int32)
         save_file(state, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps({**DIMENSIONS.__dict__, "sample_len": SAMPLE_LENGTH}, indent=2) + "\n")
+        (folder / "config.json").write_text(
+            json.dumps({**DIMENSIONS.__dict__, "sample_len": SAMPLE_LENGTH}, indent=2) + "\n"
+        )
 
 
 def _phoneme(name: str) -> str:
@@ -80,13 +90,20 @@ def _frame_phonemes(item: Utterance, table: dict[str, int]) -> np.ndarray:
     """(n_audio_ctx,) the phoneme sounding in each encoder frame of 20 ms."""
     labels = np.full(DIMENSIONS.n_audio_ctx, table[SILENCE])
     for time, name in item.phonemes:
-        labels[int(round(time / 0.02)):] = table[_phoneme(name)]
-    labels[int(len(item.samples) / 320):] = table[SILENCE]
+        labels[int(round(time / 0.02)) :] = table[_phoneme(name)]
+    labels[int(len(item.samples) / 320) :] = table[SILENCE]
     return labels
 
 
-def train(folder: Path, utterance_count: int = 8000, steps: int = 3000, batch: int = 16, seed: int = 0, progress: bool = True,
-          corpus: list[Utterance] | None = None) -> list[float]:
+def train(
+    folder: Path,
+    utterance_count: int = 8000,
+    steps: int = 3000,
+    batch: int = 16,
+    seed: int = 0,
+    progress: bool = True,
+    corpus: list[Utterance] | None = None,
+) -> list[float]:
     """Train from nothing and write `folder`. Returns the loss history."""
     corpus = corpus or utterances(utterance_count)
     torch.manual_seed(seed)
@@ -95,11 +112,16 @@ def train(folder: Path, utterance_count: int = 8000, steps: int = 3000, batch: i
     position = {token: index for index, token in enumerate(ids)}
     prompt = [tokenizer.sot, tokenizer.no_timestamps]
     table = {name: i for i, name in enumerate(sorted({_phoneme(n) for u in corpus for _, n in u.phonemes} | {SILENCE}))}
-    targets = [[position[t] for t in prompt + tokenizer.encode(" " + u.latents.sentence) + [tokenizer.eot]] for u in corpus]
+    targets = [
+        [position[t] for t in prompt + tokenizer.encode(" " + u.latents.sentence) + [tokenizer.eot]] for u in corpus
+    ]
     phonemes = np.stack([_frame_phonemes(item, table) for item in corpus])
-    mels = torch.stack([
-        whisper.pad_or_trim(whisper.log_mel_spectrogram(np.pad(u.waveform, (0, 96_000))[:96_000]), FRAMES).half() for u in corpus
-    ])
+    mels = torch.stack(
+        [
+            whisper.pad_or_trim(whisper.log_mel_spectrogram(np.pad(u.waveform, (0, 96_000))[:96_000]), FRAMES).half()
+            for u in corpus
+        ]
+    )
     model = CompactWhisper(ids, len(table))
     eot = position[tokenizer.eot]
 
@@ -107,7 +129,7 @@ def train(folder: Path, utterance_count: int = 8000, steps: int = 3000, batch: i
         chosen = rng.integers(len(corpus), size=batch)
         mel = mels[chosen].float()
         lag = int(rng.integers(0, 20)) * 2  # up to 0.4 s of silence before the first word
-        mel = torch.cat([mel[..., FRAMES - lag:], mel[..., : FRAMES - lag]], dim=-1)
+        mel = torch.cat([mel[..., FRAMES - lag :], mel[..., : FRAMES - lag]], dim=-1)
         # three steps in four leave out most of the silence that fills the window: a third less to compute
         window = FRAMES if step % 4 == 0 else 460
         mel = mel[..., :window]

@@ -29,10 +29,19 @@ def sentences(seed: int, count: int, pool: str = "encoder") -> tuple[list[str], 
 class MeaningModel(torch.nn.Module):
     def __init__(self, vocabulary: int):
         super().__init__()
-        self.bert = BertModel(BertConfig(
-            vocab_size=vocabulary, hidden_size=128, num_hidden_layers=3, num_attention_heads=4, intermediate_size=256,
-            max_position_embeddings=MAX_TOKENS, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.0,
-        ), add_pooling_layer=False)
+        self.bert = BertModel(
+            BertConfig(
+                vocab_size=vocabulary,
+                hidden_size=128,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                intermediate_size=256,
+                max_position_embeddings=MAX_TOKENS,
+                hidden_dropout_prob=0.1,
+                attention_probs_dropout_prob=0.0,
+            ),
+            add_pooling_layer=False,
+        )
         self.read = torch.nn.Linear(128, 7)  # used in training only
 
     def forward(self, **tokens: torch.Tensor) -> torch.Tensor:

@@ -22,13 +22,25 @@ from taemi_lib.micro.optimise import fit
 
 PIXELS = 72
 CONFIG = ViTConfig(
-    hidden_size=96, num_hidden_layers=4, num_attention_heads=4, intermediate_size=192, image_size=PIXELS, patch_size=12,
-    hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    hidden_size=96,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    intermediate_size=192,
+    image_size=PIXELS,
+    patch_size=12,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
     initializer_range=0.08,  # with the default .02 a model this small does not start to learn
 )
 PREPROCESSOR = {
-    "do_normalize": True, "do_rescale": True, "do_resize": True, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25],
-    "image_processor_type": "ViTImageProcessor", "resample": 2, "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.25, 0.25, 0.25],
+    "image_processor_type": "ViTImageProcessor",
+    "resample": 2,
+    "rescale_factor": 1 / 255,
     "size": {"height": PIXELS, "width": PIXELS},
 }
 

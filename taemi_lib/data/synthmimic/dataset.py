@@ -1,8 +1,8 @@
 """A folder of SynthMimic clips in the official Vidmimic2 layout, plus truth.parquet: written in parallel, resumable.
 
-    <root>/raw/00000.mp4 ...  train_split.csv  valid_split.csv    as in Hume-Vidmimic2 (labels of the first regime)
-    <root>/truth.parquet      every latent, the event times, and for every regime the labels and the noiseless intensities
-    <root>/generator.json     what was asked for: a folder made otherwise is refused
+<root>/raw/00000.mp4 ...  train_split.csv  valid_split.csv    as in Hume-Vidmimic2 (labels of the first regime)
+<root>/truth.parquet      every latent, the event times, and for every regime the labels and the noiseless intensities
+<root>/generator.json     what was asked for: a folder made otherwise is refused
 """
 
 from __future__ import annotations
@@ -43,14 +43,25 @@ def _write_json(path: Path, content: dict) -> None:
 def _truth(latents: world.Latents, speech, noise: float) -> dict:
     """One row of truth.parquet, without id and split."""
     row = {
-        "voice": latents.voice, "identity": latents.identity, "sentence": latents.sentence, "duration": speech.duration,
-        "missing": latents.missing, "damaged": latents.damaged, "cue": latents.cue, "gaze": latents.gaze,
+        "voice": latents.voice,
+        "identity": latents.identity,
+        "sentence": latents.sentence,
+        "duration": speech.duration,
+        "missing": latents.missing,
+        "damaged": latents.damaged,
+        "cue": latents.cue,
+        "gaze": latents.gaze,
         "words": " ".join(f"{word}@{start:.3f}" for word, start in zip(latents.words, speech.starts)),
     }
     row |= {f"text/{emotion}": strength for emotion, strength in zip(EMOTIONS, latents.text)}
     for index, (start, end) in enumerate(speech.events):
-        row |= {f"event{index}_start": start, f"event{index}_end": end, f"event{index}_emotion": EMOTIONS[latents.emotions[index]],
-                f"event{index}_face": latents.face[index], f"event{index}_voice": latents.voice_strength[index]}
+        row |= {
+            f"event{index}_start": start,
+            f"event{index}_end": end,
+            f"event{index}_emotion": EMOTIONS[latents.emotions[index]],
+            f"event{index}_face": latents.face[index],
+            f"event{index}_voice": latents.voice_strength[index],
+        }
     # the raters' moods are the same in every regime, so that regimes can be compared clip by clip
     for regime in world.REGIMES:
         true = world.noiseless(latents, regime)
@@ -81,14 +92,20 @@ def generate(root: str | Path, data: Data = Data(), processes: int | None = None
     settings = root / "generator.json"
     if settings.exists():
         found = json.loads(settings.read_text())
-        differing = [f"{settings}: {key} is {found.get(key)}, asked for {asked[key]}" for key in asked if found.get(key) != asked[key]]
+        differing = [
+            f"{settings}: {key} is {found.get(key)}, asked for {asked[key]}"
+            for key in asked
+            if found.get(key) != asked[key]
+        ]
         if differing:
             raise ManifestError(str(root), differing + ["delete the folder or choose another data_root"])
         if (root / TRUTH).exists():
             shutil.rmtree(root / "rows", ignore_errors=True)  # left by a kill in the very last moment
             return root
     elif root.exists() and any(root.iterdir()):
-        raise ManifestError(str(root), [f"{root}: holds files that the generator did not make; choose another data_root"])
+        raise ManifestError(
+            str(root), [f"{root}: holds files that the generator did not make; choose another data_root"]
+        )
     for folder in ("raw", "rows"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     _write_json(settings, asked)
@@ -102,7 +119,10 @@ def generate(root: str | Path, data: Data = Data(), processes: int | None = None
             pass
 
     ids = [f"{number:05d}" for number in range(data.clips)]
-    rows = [{"clip_id": i, "split": split, **json.loads((root / "rows" / f"{i}.json").read_text())} for i, split in zip(ids, splits)]
+    rows = [
+        {"clip_id": i, "split": split, **json.loads((root / "rows" / f"{i}.json").read_text())}
+        for i, split in zip(ids, splits)
+    ]
     table = pd.DataFrame(rows).set_index("clip_id")
     official = table[[f"label/{world.REGIMES[0]}/{emotion}" for emotion in EMOTIONS]].set_axis(EMOTIONS, axis=1)
     official.index.name = "Filename"
@@ -119,7 +139,9 @@ def truth(root: str | Path) -> pd.DataFrame:
     """Every latent of every clip, one row a clip_id. Raises ManifestError if the folder is not complete."""
     path = Path(root) / TRUTH
     if not path.exists():
-        raise ManifestError(str(root), [f"{path}: is missing; let `taemi_lib.data.synthmimic.generate` finish the folder"])
+        raise ManifestError(
+            str(root), [f"{path}: is missing; let `taemi_lib.data.synthmimic.generate` finish the folder"]
+        )
     return pd.read_parquet(path)
 
 
@@ -134,7 +156,7 @@ def regime_table(table: pd.DataFrame, regime: str, kind: str = "label") -> pd.Da
 def read(root: str | Path, regime: str = "cue") -> Manifest:
     """The clips with the labels of one regime. Raises ManifestError (incomplete folder), ChoiceError (unknown regime)."""
     table = truth(root)
-    rows = regime_table(table, regime).assign(split=table["split"], video=[f"raw/{clip_id}.mp4" for clip_id in table.index])
+    rows = regime_table(table, regime).assign(
+        split=table["split"], video=[f"raw/{clip_id}.mp4" for clip_id in table.index]
+    )
     return Manifest(rows, Path(root), "SynthMimic", labels=regime)
-
-

@@ -52,13 +52,23 @@ class Identity:
             return tuple(int(v) for v in np.clip(values, 0, 255))
 
         return cls(
-            skin=colour(skin), hair=colour(np.array(hairs[rng.integers(len(hairs))]) + rng.normal(0, 8, 3)),
+            skin=colour(skin),
+            hair=colour(np.array(hairs[rng.integers(len(hairs))]) + rng.normal(0, 8, 3)),
             iris=colour([(70, 110, 160), (80, 60, 40), (70, 120, 80)][rng.integers(3)]),
-            lips=colour(skin * 0.7 + np.array([60, 0, 10])), shirt=colour(rng.uniform(30, 220, 3)),
-            background=colour(rng.uniform(60, 230, 3)), width=rng.uniform(0.88, 1.08), height=rng.uniform(1.2, 1.4),
-            eye_distance=rng.uniform(0.38, 0.48), eye_size=rng.uniform(0.15, 0.2), brow_thickness=rng.uniform(0.05, 0.1),
-            nose=rng.uniform(0.2, 0.32), mouth_height=rng.uniform(0.56, 0.68), mouth_width=rng.uniform(0.3, 0.4),
-            hair_line=rng.uniform(0.6, 0.85), long_hair=bool(rng.integers(2)), glasses=bool(rng.random() < 0.25),
+            lips=colour(skin * 0.7 + np.array([60, 0, 10])),
+            shirt=colour(rng.uniform(30, 220, 3)),
+            background=colour(rng.uniform(60, 230, 3)),
+            width=rng.uniform(0.88, 1.08),
+            height=rng.uniform(1.2, 1.4),
+            eye_distance=rng.uniform(0.38, 0.48),
+            eye_size=rng.uniform(0.15, 0.2),
+            brow_thickness=rng.uniform(0.05, 0.1),
+            nose=rng.uniform(0.2, 0.32),
+            mouth_height=rng.uniform(0.56, 0.68),
+            mouth_width=rng.uniform(0.3, 0.4),
+            hair_line=rng.uniform(0.6, 0.85),
+            long_hair=bool(rng.integers(2)),
+            glasses=bool(rng.random() < 0.25),
         )
 
 
@@ -96,8 +106,11 @@ def paint(identity: Identity, expression: np.ndarray, shift: tuple[float, float]
         oval(0, -0.25, identity.width * 1.08, identity.height * 0.95, identity.hair)
     oval(0, 0.08, identity.width, identity.height * 0.95, identity.skin)
     fringe = np.linspace(np.pi * 1.1, np.pi * 1.9, 16)
-    draw.polygon([at(identity.width * 1.02 * np.cos(a), 0.0 + identity.height * np.sin(a)) for a in fringe]
-                 + [at(0.6, -identity.hair_line), at(-0.6, -identity.hair_line)], fill=identity.hair)
+    draw.polygon(
+        [at(identity.width * 1.02 * np.cos(a), 0.0 + identity.height * np.sin(a)) for a in fringe]
+        + [at(0.6, -identity.hair_line), at(-0.6, -identity.hair_line)],
+        fill=identity.hair,
+    )
 
     pitch = -0.16 * act["head_pitch"]  # looking up moves the features up
     eye_y = -0.18 + pitch
@@ -116,9 +129,14 @@ def paint(identity: Identity, expression: np.ndarray, shift: tuple[float, float]
             curve([(x + 0.27 * np.cos(a), eye_y + 0.24 * np.sin(a)) for a in angles], (30, 30, 34), 0.03)
         lift = eye_y - 0.3 - 0.14 * act["brow_raise"]
         inner, outer = -0.14 * act["brow_tilt"], 0.08 * act["brow_tilt"]  # tilt > 0: inner ends up, as in pain
-        curve([(x - side * 0.2, lift + inner), (x, lift - 0.03), (x + side * 0.2, lift + outer)],
-              identity.hair, identity.brow_thickness + 0.02)
-    curve([(0.02, eye_y + 0.1), (-0.06, eye_y + 0.12 + identity.nose), (0.05, eye_y + 0.14 + identity.nose)], dark, 0.05)
+        curve(
+            [(x - side * 0.2, lift + inner), (x, lift - 0.03), (x + side * 0.2, lift + outer)],
+            identity.hair,
+            identity.brow_thickness + 0.02,
+        )
+    curve(
+        [(0.02, eye_y + 0.1), (-0.06, eye_y + 0.12 + identity.nose), (0.05, eye_y + 0.14 + identity.nose)], dark, 0.05
+    )
 
     mouth_y = identity.mouth_height + 0.8 * pitch
     half = identity.mouth_width * (1 + 0.3 * act["mouth_width"])

@@ -39,7 +39,9 @@ def write(latents: Latents, path: Path) -> voice.Speech:
     unfinished = path.with_suffix(".part.mp4")
     with av.open(str(unfinished), "w", options={"movflags": "+faststart"}) as container:
         if latents.missing != "video track":
-            video = container.add_stream("libx264", rate=face.FPS, options={"crf": "18", "preset": "veryfast", "threads": "1"})
+            video = container.add_stream(
+                "libx264", rate=face.FPS, options={"crf": "18", "preset": "veryfast", "threads": "1"}
+            )
             video.width = video.height = face.SIZE
             video.pix_fmt = "yuv420p"
             video.codec_context.thread_count = 1

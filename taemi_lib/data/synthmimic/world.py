@@ -30,16 +30,32 @@ WORDS = {
     "Excitement": ("excited", "thrilled", "eager", "restless", "electrified"),
     "Joy": ("happy", "joyful", "glad", "delighted", "cheerful"),
 }
-DEGREES = {0.25: ("a bit", "slightly", "a little"), 0.5: ("rather", "fairly", "quite"), 0.75: ("very", "really"),
-           1.0: ("deeply", "utterly", "completely")}
+DEGREES = {
+    0.25: ("a bit", "slightly", "a little"),
+    0.5: ("rather", "fairly", "quite"),
+    0.75: ("very", "really"),
+    1.0: ("deeply", "utterly", "completely"),
+}
 OPENINGS = ("i was", "i felt", "i am", "we were", "we felt", "she was", "he felt", "they were")
 LINKS = ("then", "and", "but", "yet", "and then", "but also")
 STRESS = ("mostly", "mainly", "above all", "chiefly")
-CUES = {0: ("at first", "early on", "to begin with", "from the start"),
-        1: ("in the end", "later on", "at last", "by the finish")}
+CUES = {
+    0: ("at first", "early on", "to begin with", "from the start"),
+    1: ("in the end", "later on", "at last", "by the finish"),
+}
 
 # What a face does at full strength of each emotion; also the targets that the micro vision encoder learns to read.
-EXPRESSION = ("brow_raise", "brow_tilt", "eye_open", "smile", "mouth_open", "mouth_width", "head_roll", "head_pitch", "gaze")
+EXPRESSION = (
+    "brow_raise",
+    "brow_tilt",
+    "eye_open",
+    "smile",
+    "mouth_open",
+    "mouth_width",
+    "head_roll",
+    "head_pitch",
+    "gaze",
+)
 FACE = {
     "Admiration": (0.9, 0.2, 0.8, 0.1, 0.35, -0.3, 0.0, 0.9, 0.0),
     "Amusement": (0.3, 0.0, -0.7, 0.7, 0.7, 0.3, 0.9, 0.2, 0.0),
@@ -106,7 +122,9 @@ class Latents:
     identity: int
     words: tuple[str, ...]
     breaks: tuple[int, ...]  # a pause follows these word indices
-    clause_words: tuple[tuple[int, int], tuple[int, int]]  # first and one-past-last word of the words that carry each event
+    clause_words: tuple[
+        tuple[int, int], tuple[int, int]
+    ]  # first and one-past-last word of the words that carry each event
     text: tuple[float, ...]  # (6,) how strongly the words express each emotion
     cue: int  # which event the words say counts
     gaze: int  # which event a glance to the left (0) or right (1), held through the clip, would point at
@@ -164,11 +182,20 @@ def draw(seed: int, pool: str, complete: bool = False) -> Latents:
     missing = str(rng.choice(["", "audio track", "video track", "silent"], p=[0.92, 0.03, 0.03, 0.02]))
     damaged = bool(rng.random() < 0.08)
     return Latents(
-        seed=seed, pool=pool, voice=str(rng.choice(voices(pool))), base_pitch=int(rng.integers(40, 61)),
-        base_rate=int(rng.integers(175, 206)), base_gain=float(rng.uniform(-3, 3)),
-        identity=identity(pool, rng.integers(1_000_000)), **draw_words(rng, pool), gaze=int(rng.integers(2)),
-        emotions=(int(emotions[0]), int(emotions[1])), face=tuple(map(float, face)), voice_strength=tuple(map(float, voice)),
-        missing="" if complete else missing, damaged=damaged and not complete,
+        seed=seed,
+        pool=pool,
+        voice=str(rng.choice(voices(pool))),
+        base_pitch=int(rng.integers(40, 61)),
+        base_rate=int(rng.integers(175, 206)),
+        base_gain=float(rng.uniform(-3, 3)),
+        identity=identity(pool, rng.integers(1_000_000)),
+        **draw_words(rng, pool),
+        gaze=int(rng.integers(2)),
+        emotions=(int(emotions[0]), int(emotions[1])),
+        face=tuple(map(float, face)),
+        voice_strength=tuple(map(float, voice)),
+        missing="" if complete else missing,
+        damaged=damaged and not complete,
     )
 
 
