@@ -207,7 +207,8 @@ def scatter_per_emotion(prediction, target) -> Figure:
 def training_curves(histories: Mapping[str, Sequence]) -> Figure:
     """Loss and selection rho by epoch. histories: system -> one history (a list of dicts an epoch) or several (seeds).
 
-    Several seeds are drawn as their mean with the range as a band; the ring marks the epoch that was kept (first seed).
+    The first seed is drawn with markers, the others as thin lines (each may stop at another epoch); the ring marks the
+    epoch that was kept of the first.
     """
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     panels = dict(zip(("loss", "selection_rho"), figure.subplots(1, 2), strict=True))
@@ -215,13 +216,11 @@ def training_curves(histories: Mapping[str, Sequence]) -> Figure:
         runs = [runs] if isinstance(runs[0], Mapping) else list(runs)
         style = number % len(COLOURS)
         for key, axis in panels.items():
-            common = min(len(run) for run in runs)  # seeds may have stopped at different epochs
-            values = np.array([[epoch[key] for epoch in run[:common]] for run in runs])
-            epochs = np.arange(1, common + 1)
-            axis.plot(epochs, values.mean(axis=0), color=COLOURS[style], linestyle=LINES[style], marker=MARKERS[style],
-                      markevery=max(1, common // 8), markersize=4, linewidth=1.5, label=name)
-            if len(runs) > 1:
-                axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=COLOURS[style], alpha=0.15)
+            for seed, run in enumerate(runs):
+                marked = {"marker": MARKERS[style], "markevery": max(1, len(run) // 8), "markersize": 4,
+                          "linewidth": 1.6, "label": name} if seed == 0 else {"linewidth": 0.8, "alpha": 0.6}
+                axis.plot(np.arange(1, len(run) + 1), [epoch[key] for epoch in run], color=COLOURS[style],
+                          linestyle=LINES[style], **marked)
         rho = [epoch["selection_rho"] for epoch in runs[0]]
         best = int(np.argmax(rho))
         panels["selection_rho"].plot(best + 1, rho[best], marker="o", markersize=10, fillstyle="none", color="black")

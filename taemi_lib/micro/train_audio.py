@@ -98,7 +98,7 @@ def frame_targets(item: Utterance, frames: int) -> np.ndarray:
 def train(
     folder: Path,
     utterance_count: int = 8000,
-    steps: int = 3500,
+    steps: int = 3000,
     batch: int = 16,
     seed: int = 0,
     progress: bool = True,

@@ -85,7 +85,7 @@ class ExpressionModel(torch.nn.Module):
         (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
 
 
-def train(folder: Path, steps: int = 6000, batch: int = 64, seed: int = 0, progress: bool = True) -> list[float]:
+def train(folder: Path, steps: int = 5000, batch: int = 64, seed: int = 0, progress: bool = True) -> list[float]:
     """Train from nothing and write `folder`. Returns the loss history."""
     torch.manual_seed(seed)
     model = ExpressionModel()

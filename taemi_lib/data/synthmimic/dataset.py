@@ -82,7 +82,7 @@ def _make(job: tuple[int, str], root: Path, seed: int, noise: float) -> None:
         _write_json(done, _truth(latents, speech, noise))
 
 
-def generate(root: str | Path, data: Data = Data(), processes: int | None = None, progress: bool = True) -> Path:
+def generate(root: str | Path, data: Data, processes: int | None = None, progress: bool = True) -> Path:
     """Make what is missing of `data.clips` clips in `root`; a complete folder is left as it is. Returns `root`.
 
     Raises ManifestError if the folder was made with other settings: it names both.
