@@ -37,6 +37,10 @@ from taemi_lib.models.batch import ClipDataset, LengthGroupedBatches
 from taemi_lib.profiles import MODALITIES
 
 
+class RunError(ValueError):
+    """A run folder that holds something else than what is asked for. The message names the differences."""
+
+
 @dataclass
 class Run:
     """One training, as it stands in its folder. `metrics` is None until it is finished."""
@@ -101,7 +105,7 @@ def train(
     threads    torch's CPU threads meanwhile: with 1, results do not depend on the core count
     encoders   profiles.Encoders as a dict, kept in config.json: `taemi predict` needs to know how to read a new clip
 
-    Raises ValueError naming the difference when the folder holds a run of another configuration or data, when clips
+    Raises RunError naming the difference when the folder holds a run of another configuration or data; ValueError when clips
     have no labels or the selection split cannot be scored, and when the loss is no longer finite.
     """
     folder, place = Path(run_folder), devices.choose(device)
@@ -333,7 +337,7 @@ def _claim(folder: Path, config: dict) -> None:
         if there.get(key) != asked.get(key)
     ]
     if different:
-        raise ValueError(
+        raise RunError(
             f"{folder} holds a run of another configuration: {'; '.join(different[:8])}. "
             "Choose another folder, or delete this one"
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,7 +20,7 @@ import torch
 from tqdm.auto import tqdm
 
 from taemi_lib import device as devices
-from taemi_lib import files, profiles
+from taemi_lib import files, profiles, workers
 from taemi_lib.data.manifest import Clip, Manifest
 from taemi_lib.data.media import SAMPLE_RATE, Unreadable, is_silent, read_audio, read_frames
 from taemi_lib.features import Encoders, identity, load_encoders
@@ -196,19 +195,13 @@ _worker: tuple[Encoders, Store]  # of this process, once _start_worker has run i
 
 def _start_worker(settings: profiles.Encoders, root: Path, made_by: dict[str, str], device: str) -> None:
     global _worker
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    workers.end_with_parent()
     torch.set_num_threads(1)
     _worker = load_encoders(settings, device), Store(root, made_by)
 
 
 def _work(clip: Clip) -> _Result:
     return _encode(clip, *_worker)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work forever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 __all__ = ["ExtractionError", "Report", "extract", "extract_clip"]

@@ -64,11 +64,18 @@ def _stumble(text: str, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def train(folder: Path, steps: int = 1500, batch: int = 64, seed: int = 0, progress: bool = True) -> list[float]:
+def train(
+    folder: Path,
+    sentence_count: int = 40_000,
+    steps: int = 1500,
+    batch: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[float]:
     """Train from nothing and write `folder`. Returns the loss history."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    corpus, meaning = sentences(seed, 40_000)
+    corpus, meaning = sentences(seed, sentence_count)
     tokenizer = _tokenizer(corpus)
     model = MeaningModel(len(tokenizer))
 

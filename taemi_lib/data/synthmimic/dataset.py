@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from taemi_lib import files, workers
 from taemi_lib.data.manifest import Manifest, ManifestError
 from taemi_lib.data.synthmimic import render, world
 from taemi_lib.profiles import EMOTIONS, ChoiceError, Data
@@ -26,6 +27,7 @@ from taemi_lib.profiles import EMOTIONS, ChoiceError, Data
 VERSION = 1  # of the clips: raise it whenever the same seed gives another clip
 SHARES = {"train": 0.48, "selection": 0.10, "test": 0.42}
 TRUTH = "truth.parquet"
+SETTINGS = "generator.json"
 
 
 def split_of(count: int) -> list[str]:
@@ -85,11 +87,26 @@ def _make(job: tuple[int, str], root: Path, seed: int, noise: float) -> None:
 def generate(root: str | Path, data: Data, processes: int | None = None, progress: bool = True) -> Path:
     """Make what is missing of `data.clips` clips in `root`; a complete folder is left as it is. Returns `root`.
 
-    Raises ManifestError if the folder was made with other settings: it names both.
+    A second command on the same folder waits, then finds the work done. Raises ManifestError if the folder was made with other
+    settings, naming both, and ChoiceError for an unknown regime.
     """
     root = Path(root)
+    if data.regime not in world.REGIMES:
+        raise ChoiceError(f"there is no regime {data.regime!r}; the regimes are: {', '.join(world.REGIMES)}")
     asked = {"version": VERSION, "clips": data.clips, "seed": data.seed, "label_noise": data.label_noise}
-    settings = root / "generator.json"
+    _refuse_other_settings(root, asked)
+    if not (root / TRUTH).exists():
+        with files.locked(root):
+            _refuse_other_settings(root, asked)  # once more: another command may have been first
+            _write_json(root / SETTINGS, asked)
+            if not (root / TRUTH).exists():
+                _fill(root, data, processes, progress)
+    shutil.rmtree(root / "rows", ignore_errors=True)  # also one left by a kill in the very last moment
+    return root
+
+
+def _refuse_other_settings(root: Path, asked: dict) -> None:
+    settings = root / SETTINGS
     if settings.exists():
         found = json.loads(settings.read_text())
         differing = [
@@ -99,21 +116,20 @@ def generate(root: str | Path, data: Data, processes: int | None = None, progres
         ]
         if differing:
             raise ManifestError(str(root), differing + ["delete the folder or choose another data_root"])
-        if (root / TRUTH).exists():
-            shutil.rmtree(root / "rows", ignore_errors=True)  # left by a kill in the very last moment
-            return root
-    elif root.exists() and any(root.iterdir()):
+    elif root.exists() and any(path.name not in (files.LOCK, f"{SETTINGS}.part") for path in root.iterdir()):
         raise ManifestError(
             str(root), [f"{root}: holds files that the generator did not make; choose another data_root"]
         )
-    for folder in ("raw", "rows"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    _write_json(settings, asked)
 
+
+def _fill(root: Path, data: Data, processes: int | None, progress: bool) -> None:
+    """Make the clips that have no row of truth yet, then the tables."""
+    for folder in ("raw", "rows"):
+        (root / folder).mkdir(exist_ok=True)
     splits = split_of(data.clips)
     make = partial(_make, root=root, seed=data.seed, noise=data.label_noise)
     context = multiprocessing.get_context("spawn")  # a notebook's kernel holds threads; forking it would not be safe
-    with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context) as executor:
+    with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context, initializer=workers.end_with_parent) as executor:
         finished = executor.map(make, enumerate(splits), chunksize=4)
         for _ in tqdm(finished, total=len(splits), desc="generating clips", unit="clip", disable=not progress):
             pass
@@ -131,8 +147,6 @@ def generate(root: str | Path, data: Data, processes: int | None = None, progres
     unfinished = root / (TRUTH + ".part")
     table.to_parquet(unfinished)
     os.replace(unfinished, root / TRUTH)  # last: this file says that the folder is complete
-    shutil.rmtree(root / "rows")
-    return root
 
 
 def truth(root: str | Path) -> pd.DataFrame:
