@@ -22,6 +22,8 @@ from . import files, profiles
 COMMON = ("profile", "data_root", "runs_root", "device", "seed")  # the parameters every notebook has
 EVALUATION = "05_evaluation"  # the notebook that writes the scores, runs/<profile>/evaluation.json
 DEMO_CHECKPOINT = Path("demo/systems/cue/taemi/seed0")  # below the runs folder
+# errors of the library that say all there is to say: which file or name, what else there is, what to do
+REFUSALS = ("ChoiceError", "ManifestError", "StoreError", "EncoderError", "CheckpointError", "RunError")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -128,7 +130,7 @@ def tidy(path: Path) -> None:
 def execute(path: Path, output: Path, parameters: dict[str, object]) -> float:
     """Run one notebook in its own folder and keep it, with its outputs, at `output`, also when it fails.
 
-    Returns the seconds it took. Raises CourseError with the notebook, the cell and its traceback.
+    Returns the seconds it took. Raises CourseError with the notebook and what it refused, or the cell and its traceback.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -145,6 +147,8 @@ def execute(path: Path, output: Path, parameters: dict[str, object]) -> float:
             extra_arguments=["--IPKernelApp.log_level=40"],  # errors only: it warns about its own transport otherwise
         )
     except PapermillExecutionError as error:
+        if error.ename in REFUSALS:
+            raise CourseError(f"{path.stem}: {error.evalue}") from None
         trace = ANSI.sub("", "\n".join(error.traceback)) or f"{error.ename}: {error.evalue}"
         raise CourseError(
             f"{path.stem} stopped in cell [{error.exec_count}]:\n\n{error.source}\n\n{trace}\n\n"

@@ -50,7 +50,7 @@ def save(figure: Figure, name: str, rewrite: bool | None = None) -> Path:
     path = profiles.resolve(FIGURES) / f"{name}.png"
     if rewrite or (rewrite is None and os.environ.get(REWRITE) == "1"):
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(figure.png(dpi=120))
+        figure.savefig(path, dpi=120, metadata={"Software": None})  # a pyplot figure as well as this module's
     return path
 
 

@@ -1,4 +1,4 @@
-"""Retrain the embedded backbones: `python -m taemi_lib.micro [role ...] --folder DIR`. About half an hour on two cores."""
+"""Retrain the embedded backbones: `python -m taemi_lib.micro [role ...] --folder DIR`. About an hour on two cores."""
 
 from __future__ import annotations
 

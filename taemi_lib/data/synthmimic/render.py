@@ -12,6 +12,16 @@ import numpy as np
 from taemi_lib.data.synthmimic import face, voice
 from taemi_lib.data.synthmimic.world import Latents
 
+# Looking ahead, x264 (as built into PyAV's wheels) reads beyond pictures this small, so that its choices, and the decoded
+# pixels of about one clip in ten, depend on what lies in memory. Everything that looks ahead is off: the same frames in give
+# the same frames out, on one machine.
+_X264 = {
+    "crf": "18",
+    "preset": "veryfast",
+    "threads": "1",
+    "x264-params": "bframes=0:mbtree=0:rc-lookahead=0:scenecut=0:weightp=0",
+}
+
 
 def _loudness(speech: voice.Speech) -> np.ndarray:
     """(T,) 0..1 per video frame."""
@@ -32,7 +42,7 @@ def clip(latents: Latents) -> tuple[voice.Speech, np.ndarray, np.ndarray]:
 def write(latents: Latents, path: Path) -> voice.Speech:
     """Render the clip into `path`, atomically. Returns its speech, which knows when the events are.
 
-    One thread and the fixed x264 settings below make the decoded pictures the same every time on one machine.
+    The decoded pictures and sound are the same every time on one machine.
     """
     speech, _, frames = clip(latents)
     samples = np.zeros_like(speech.samples) if latents.missing == "silent" else speech.samples
@@ -40,7 +50,7 @@ def write(latents: Latents, path: Path) -> voice.Speech:
     with av.open(str(unfinished), "w", options={"movflags": "+faststart"}) as container:
         if latents.missing != "video track":
             video = container.add_stream(
-                "libx264", rate=face.FPS, options={"crf": "18", "preset": "veryfast", "threads": "1"}
+                "libx264", rate=face.FPS, options=_X264
             )
             video.width = video.height = face.SIZE
             video.pix_fmt = "yuv420p"

@@ -6,6 +6,7 @@ spoken in a process forked for it alone: the sound depends on the latents and on
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 from dataclasses import dataclass
@@ -113,16 +114,17 @@ def _espeak(text: str, voice: str, rate: int, pitch: int, seed: int) -> tuple[np
     return np.concatenate(pieces).astype(np.float32) / 32768, events
 
 
-def _answer(connection, *arguments) -> None:
-    connection.send(_espeak(*arguments))
-    connection.close()
+def _answer(receiver, sender, *arguments) -> None:
+    receiver.close()  # this process's copy: else it would wait forever for a parent that was killed meanwhile
+    with contextlib.suppress(BrokenPipeError):
+        sender.send(_espeak(*arguments))
 
 
 def _espeak_alone(*arguments) -> tuple[np.ndarray, list]:
     """`_espeak` in a process forked for this one utterance."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_answer, args=(sender, *arguments), daemon=True)
+    child = context.Process(target=_answer, args=(receiver, sender, *arguments), daemon=True)
     child.start()
     sender.close()
     try:

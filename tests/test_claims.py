@@ -1,0 +1,48 @@
+"""The claims of README and course, held against the demo's runs (found where nbval or the course left them, else made there)."""
+
+import numpy as np
+import pytest
+
+from taemi_lib import evaluate, metrics, steps
+from taemi_lib.data import synthmimic
+from taemi_lib.explain import attention_ratios
+from taemi_lib.profiles import profile
+
+DEMO = profile("demo")
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """Median over seeds on the test split: {system: mean rho}, {system: {modality: attention over decoy}}, best achievable."""
+    runs = steps.runs(DEMO, progress=False)
+    test = steps.datasets(DEMO, progress=False)["test"]
+    truth = synthmimic.truth(steps.data_folder(DEMO))
+    scores = {job: evaluate(run, test, resamples=10, attention=job[0] in ("taemi", "constant_query")) for job, run in runs.items()}
+    rho = {system: np.median([scores[system, seed].mean_rho for seed in DEMO.seeds]) for system in steps.SYSTEMS}
+    ratios = {}
+    for system in ("taemi", "constant_query"):
+        per_seed = [attention_ratios(scores[system, seed].predictions, truth, DEMO.data.regime) for seed in DEMO.seeds]
+        ratios[system] = {name: np.median([ratio[name] for ratio in per_seed]) for name in ("audio", "vision")}
+    noiseless = synthmimic.regime_table(truth, DEMO.data.regime, "noiseless").loc[test.clip_ids].to_numpy()
+    return rho, ratios, metrics.mean_pearson(noiseless, test.targets)
+
+
+@pytest.mark.slow
+def test_text_anchored_attention_beats_its_controls_where_words_select_the_moment(demo):
+    rho, _, _ = demo
+    assert rho["taemi"] >= 0.50
+    assert rho["taemi"] >= rho["constant_query"] + 0.05
+    assert rho["taemi"] >= rho["text_only"] + 0.08
+
+
+@pytest.mark.slow
+def test_attention_looks_at_the_event_that_counts_and_a_constant_query_cannot(demo):
+    _, ratios, _ = demo
+    assert max(ratios["taemi"].values()) >= 2
+    assert all(0.5 <= ratio <= 2 for ratio in ratios["constant_query"].values())
+
+
+@pytest.mark.slow
+def test_nothing_scores_above_what_the_noise_allows(demo):
+    rho, _, best = demo
+    assert max(rho.values()) < best < 1
