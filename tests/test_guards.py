@@ -66,6 +66,9 @@ def problems(notebook, name, folder):
     ):  # fmt: skip
         if not re.search(pattern, text, re.IGNORECASE):
             found.append(f"{wanted}: missing")
+    for formula in re.findall(r"\$\$.*?\$\$|\$[^$\n]+\$", text, flags=re.DOTALL):
+        if re.search(r"\\\\[A-Za-z]", formula):  # a line break (two backslashes) is followed by a space or a new line
+            found.append(f"a formula with doubled backslashes, shown as plain letters: {formula[:60]!r}")
     links = re.findall(r"\]\(([^)#\s]+)", text)
     for choices in neighbours(name):
         if not set(choices) & set(links):
@@ -229,6 +232,7 @@ BACK, ON = "[a](00_start_here.ipynb)", "[b](02_feature_extraction.ipynb)"
     (first_cell(f"No title. Learning goals {BACK} {ON}"), "0 headings"),
     (first_cell(f"{GOALS}\n# Another\n{BACK} {ON}"), "2 headings"),
     (first_cell(f"# Title\n{BACK} {ON}"), "learning goals"),
+    (first_cell(GOALS + BACK + ON + r" $\\hat y$"), "doubled backslashes"),
     (first_cell(f"{GOALS} {BACK}"), "no link to 02_feature_extraction.ipynb"),
     (first_cell(f"{GOALS} {BACK} {ON} [c](nothing_here.md)"), "leads nowhere"),
     (lambda notebook: notebook.cells[-1].update(source="## Limits"), "Try it yourself"),
