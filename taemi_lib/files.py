@@ -13,6 +13,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+LOCK = ".lock"  # the file in a folder that says who holds it
+
 
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file through a temporary neighbour and one atomic rename."""
@@ -65,6 +67,6 @@ def locked(folder: str | Path) -> Iterator[None]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as handle:
+    with open(folder / LOCK, "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

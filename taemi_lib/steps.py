@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from tqdm.auto import tqdm
 
 from taemi_lib import data as sources
+from taemi_lib import workers
 from taemi_lib.profiles import Profile, resolve
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ def runs(
     """{(system, seed): finished run}. Runs that are missing are trained side by side, one process and one torch thread each, so
     that results do not depend on how many cores there are; an interrupted run goes on where it stopped.
 
-    Raises RuntimeError naming system and seed when a run fails; the others are kept.
+    Raises ValueError when a finished run is of another configuration, naming the difference, before anything is trained;
+    RuntimeError naming system and seed when a run fails, the others are kept.
     """
     from taemi_lib.device import choose
     from taemi_lib.models import create, names
@@ -144,22 +146,27 @@ def runs(
         if system not in names():
             create(system)  # raises ChoiceError with the valid names, before anything is computed
     parts = datasets(profile, data_root, runs_root, device, progress)  # once, before the workers ask for it
+
+    def finished(job: tuple[str, int]) -> Run:
+        """As it is; one of another configuration is refused, naming the difference."""
+        return train(job[0], **_training_arguments(profile, parts, *job, runs_root))
+
     missing = [job for job in wanted if not is_finished(run_folder(profile, *job, runs_root))]
+    found = {job: finished(job) for job in wanted if job not in missing}  # refused before hours of training, not after
     if missing:
         chosen = choose(device)
-        workers = 1 if chosen.type == "cuda" else min(processes or os.cpu_count() or 1, len(missing))
+        count = 1 if chosen.type == "cuda" else min(processes or os.cpu_count() or 1, len(missing))
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as executor:
+        with ProcessPoolExecutor(count, context, workers.end_with_parent) as executor:
             arguments = (str(data_root), str(runs_root), str(chosen))
             jobs = {executor.submit(_train, profile, *job, *arguments): job for job in missing}
             bar = tqdm(as_completed(jobs), total=len(jobs), desc="training", unit="run", disable=not _shown(progress))
-            for finished in bar:
-                system, seed = jobs[finished]
+            for done in bar:
+                system, seed = jobs[done]
                 try:
-                    finished.result()
+                    done.result()
                 except Exception as error:
                     executor.shutdown(cancel_futures=True)
                     raise RuntimeError(f"training {system} with seed {seed} failed: {error}") from error
                 bar.set_postfix_str(f"{system}, seed {seed}")
-    # `train` returns a finished run as it is, and refuses one of another configuration, naming the difference
-    return {job: train(job[0], **_training_arguments(profile, parts, *job, runs_root)) for job in wanted}
+    return {job: found.get(job) or finished(job) for job in wanted}
