@@ -13,7 +13,7 @@ from taemi_lib.models.taemi import TAEMI
 from taemi_lib.profiles import ChoiceError
 
 __all__ = [
-    "TAEMI", "Batch", "ClipDataset", "LengthGroupedBatches", "Output", "System", "collate", "create", "load", "names",
+    "TAEMI", "Batch", "ClipDataset", "LengthGroupedBatches", "Output", "System", "collate", "create", "find", "load", "names",
 ]  # fmt: skip
 
 _SYSTEMS: dict[str, type[System]] = {
@@ -26,7 +26,8 @@ def names() -> list[str]:
     return list(_SYSTEMS)
 
 
-def _system(name: str) -> type[System]:
+def find(name: str) -> type[System]:
+    """The class of a system. Raises ChoiceError with the valid names."""
     if name not in _SYSTEMS:
         raise ChoiceError(f"there is no system {name!r}; the systems are: {', '.join(_SYSTEMS)}")
     return _SYSTEMS[name]
@@ -37,7 +38,7 @@ def create(name: str, **sizes) -> System:
 
     Raises ChoiceError for an unknown system or size, with the valid ones.
     """
-    system = _system(name)
+    system = find(name)
     known = list(inspect.signature(system).parameters)
     if unknown := set(sizes) - set(known):
         raise ChoiceError(f"{name} has no size {', '.join(sorted(unknown))}; its sizes are: {', '.join(known)}")
@@ -55,4 +56,4 @@ def load(folder: str | Path) -> System:
     saved = json.loads(config.read_text())
     if "system" not in saved:
         raise ValueError(f"{config} does not name its system: it was not written by this project's save_pretrained")
-    return _system(saved["system"]).from_pretrained(folder)
+    return find(saved["system"]).from_pretrained(folder)
