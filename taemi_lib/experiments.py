@@ -10,7 +10,6 @@ A run that is there is never made again, so a grid that was stopped goes on; the
 from __future__ import annotations
 
 import io
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -59,30 +58,16 @@ OFFICIAL = "selection_official_style"  # selected and reported on the same split
 def draw_masks(test: ClipDataset, seed: int = 30) -> pd.DataFrame:
     """Which modalities to take away from each test clip: bool columns audio, vision, text (True: absent), index clip_id.
 
-    Each is absent in ABSENT of the clips, drawn independently, but never the last one that a clip has: that clip draws again.
+    Each is taken from a share ABSENT of the clips, to the clip; never the last one that a clip has.
     """
-    alone = _rate_before_redrawing(ABSENT)
-    rows = []
-    for index, clip_id in enumerate(test.clip_ids):
-        rng = np.random.default_rng([seed, zlib.crc32(clip_id.encode())])
-        there = np.array([name not in test[index][0].absent for name in MODALITIES])
-        absent = rng.random(len(MODALITIES)) < alone
-        while there.any() and not (there & ~absent).any():
-            absent = rng.random(len(MODALITIES)) < alone
-        rows.append(absent)
-    return pd.DataFrame(rows, columns=list(MODALITIES), index=pd.Index(test.clip_ids, name="clip_id"))
-
-
-def _rate_before_redrawing(rate: float) -> float:
-    """The p of independent draws that leaves each of three absent at `rate` once all three together are drawn again.
-
-    (p - p^3) / (1 - p^3) = rate, whose left side grows with p.
-    """
-    low, high = 0.0, 0.99
-    for _ in range(50):
-        p = (low + high) / 2
-        low, high = (p, high) if (p - p**3) / (1 - p**3) < rate else (low, p)
-    return low
+    rng = np.random.default_rng(seed)
+    there = np.array([[name not in test[index][0].absent for name in MODALITIES] for index in range(len(test))])
+    absent = np.zeros_like(there)
+    for column in rng.permutation(len(MODALITIES)):
+        others = np.delete(there & ~absent, column, axis=1).any(axis=1)
+        can_spare = np.flatnonzero(others)
+        absent[rng.choice(can_spare, min(round(ABSENT * len(test)), len(can_spare)), replace=False), column] = True
+    return pd.DataFrame(absent, columns=list(MODALITIES), index=pd.Index(test.clip_ids, name="clip_id"))
 
 
 class MaskedStore:

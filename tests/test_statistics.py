@@ -27,7 +27,7 @@ def draw(rng, seeds=5, clips=200, between_seeds=0.0, same_errors=True, gain=1.0)
 
 
 def compared(target, first, second, n=200, seed=0):
-    return compare(resampled_rho(first, target, n, seed), resampled_rho(second, target, n, seed), seed=seed)
+    return compare(resampled_rho(first, target, n, seed), resampled_rho(second, target, n, seed))
 
 
 def simulate(count, **world):
@@ -77,6 +77,18 @@ def test_a_constant_emotion_counts_as_zero_in_every_resample():
     for number, rows in enumerate(metrics.resamples(target, 10, 0)):
         rest = [np.corrcoef(flat[rows, k], target[rows, k])[0, 1] for k in others]
         assert rho.resampled[0, number] == pytest.approx(sum(rest) / 6, abs=1e-6)
+
+
+def test_the_error_is_that_of_drawing_clips_and_seeds_together():
+    """With dice, where hardly any of the seeds' differences come from the clips, so that nothing is shrunk."""
+    rng = np.random.default_rng(7)
+    target, first, second = draw(rng, seeds=4, clips=400, between_seeds=0.3)
+    a, b = resampled_rho(first, target, 3000), resampled_rho(second, target, 3000)
+    drawn = []
+    for clips in range(3000):
+        seeds_a, seeds_b = rng.integers(4, size=(2, 3))  # 3 of 4
+        drawn.append(a.resampled[seeds_a, clips].mean() - b.resampled[seeds_b, clips].mean())
+    assert compare(a, b).error == pytest.approx(np.std(drawn), rel=0.05)
 
 
 def test_pairing_by_clip_makes_the_interval_narrower():
