@@ -132,6 +132,8 @@ def _train(
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.cuda.reset_peak_memory_stats(device)
+    if models.find(system).needs_partner:
+        train, selection = train.with_partners(), selection.with_partners()
     files.mend_folder(folder / "last")
     state = folder / "last" / "state.json"
     history = json.loads(state.read_text())["history"] if state.exists() else []

@@ -102,6 +102,7 @@ class System(
 
     name: ClassVar[str]
     stages: ClassVar[tuple[str, ...]] = ("fit",)  # one after the other; the last one makes the predictions
+    needs_partner: ClassVar[bool] = False  # whether it reads Batch.partner, another clip's text
 
     def __init__(
         self,
@@ -266,10 +267,15 @@ class TextVector(nn.Module):
 
     def forward(self, batch: Batch, kept: Tensor) -> Tensor:
         if batch.pooled is None:
-            if batch.present["text"].any():
-                raise ValueError("the batch has text tokens but no text vector: set Batch.pooled (B, text_dim)")
+            check_text(batch)
             return self.token.in_vector(None, kept)
         return self.token.in_vector(self.input_dropout(batch.pooled.to(self.token.vector.dtype)), kept)
+
+
+def check_text(batch: Batch) -> None:
+    """Raises ValueError when clips have text but the batch has no text vectors."""
+    if batch.pooled is None and batch.present["text"].any():
+        raise ValueError("the batch has text tokens but no text vector: set Batch.pooled (B, text_dim)")
 
 
 def head(inputs: int, sizes: Sizes) -> nn.Sequential:
