@@ -6,9 +6,9 @@ import inspect
 import json
 from pathlib import Path
 
+from taemi_lib.models import ablations, anchors, baselines, controls, fusion, hallmen, misa, mult, savchenko2025, yu2024, yu2025, zhang2024
 from taemi_lib.models.base import Output, System
 from taemi_lib.models.batch import Batch, ClipDataset, LengthGroupedBatches, collate
-from taemi_lib.models.controls import AudioOnly, ConstantQuery, TextOnly, VisionOnly
 from taemi_lib.models.taemi import TAEMI
 from taemi_lib.profiles import ChoiceError
 
@@ -17,7 +17,12 @@ __all__ = [
 ]  # fmt: skip
 
 _SYSTEMS: dict[str, type[System]] = {
-    system.name: system for system in (TAEMI, ConstantQuery, TextOnly, AudioOnly, VisionOnly)
+    system.name: system
+    for system in (
+        TAEMI, *controls.SYSTEMS, *ablations.SYSTEMS, *anchors.SYSTEMS,
+        *baselines.SYSTEMS, *yu2024.SYSTEMS, *hallmen.SYSTEMS, *savchenko2025.SYSTEMS, *zhang2024.SYSTEMS, *yu2025.SYSTEMS,
+        *fusion.SYSTEMS, *mult.SYSTEMS, *misa.SYSTEMS,
+    )
 }
 
 
