@@ -118,6 +118,17 @@ def test_of_a_truncated_file_the_sound_part_is_kept_and_said_so(tmp_path):
     assert audio.duration == pytest.approx(1.0, abs=0.05) and audio.damage.startswith("truncated: ")
 
 
+def test_wherever_a_file_is_cut_off_its_frames_keep_their_times(tmp_path):
+    """H.264 is decoded in another order than shown: at the cut the decoder still holds frames back."""
+    times = np.arange(0, 3, 0.04)
+    whole = write_mp4(tmp_path / "w.mp4", frame_times=times, side=64, options={"movflags": "faststart"}, shade=lambda i: i * 37 % 250)
+    data = whole.read_bytes()
+    for share in np.linspace(0.6, 0.95, 60):
+        whole.write_bytes(data[: int(share * len(data))])
+        found = read_frames(whole).times
+        np.testing.assert_allclose(found, times[: len(found)], atol=2e-3)
+
+
 def test_decoding_twice_gives_the_same(tmp_path):
     path = write_clip(tmp_path / "a.mp4")
     np.testing.assert_array_equal(read_audio(path).samples, read_audio(path).samples)

@@ -160,7 +160,10 @@ class _Decoder:
 
     def time(self, frame) -> float:
         """Seconds from the start of the file; a frame without a time stamp follows the one before it."""
-        return self.end if frame.time is None else frame.time - self._start
+        if frame.pts is None:
+            return self.end
+        clock = frame.time_base or self.stream.time_base  # frames that the decoder had held back come without one
+        return frame.pts * clock.numerator / clock.denominator - self._start
 
     def damage(self, ended_early: bool) -> str:
         """What is wrong with the stream, "" if nothing. Known once it was read to its end."""
