@@ -314,12 +314,73 @@ def build_parser() -> Parser:
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     command.add_argument("--json", action="store_true", help="print JSON")
 
+    command = commands.add_parser("compare", help="train systems under one protocol and say which differ from taemi")
+    command.add_argument("systems", nargs="+", metavar="SYSTEM", help="names of systems; taemi itself is always there")
+    command.add_argument("--regime", default="cue", help="label sets of the generated clips, as in cue,fixed (default: cue)")
+    add_study_options(command)
+    command.add_argument("--results", type=Path, help="also write runs.csv, comparisons.csv, ... into this folder")
+
+    command = commands.add_parser("grid", help="the whole study of the course: every system; writes results/ (hours)")
+    add_study_options(command)
+    command.add_argument("--results", type=Path, default=Path("results"), help="where the tables go (default: results)")
+    command.add_argument("--part", type=part, default=(1, 1), metavar="2/4", help="only this share of the runs: several machines")
+
     commands.add_parser("notebooks", help="list the notebooks and their parameters")
 
     command = commands.add_parser("render", help="(developers) execute the notebooks and store their outputs in place")
     command.add_argument("--from", dest="first", metavar="03", help="start at this notebook")
     command.add_argument("--only", action="store_true", help="just that one")
     return parser
+
+
+def add_study_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--profile", default="demo", help=f"one of: {', '.join(profiles.PROFILES)} (default: demo)")
+    command.add_argument("--seeds", type=positive, default=5, help="how many of each system (default: 5)")
+    command.add_argument("--data-root", default="data", help="where the clips are, seen from the repository")
+    command.add_argument("--runs-root", default="runs", help="where runs go, seen from the repository")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    command.add_argument("--processes", type=positive, help="runs side by side (default: as many as there are cores)")
+
+
+def positive(text: str) -> int:
+    """An argument that counts something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def part(text: str) -> tuple[int, int]:
+    """ "2/4" as (2, 4): the second of four."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share such as 2/4")
+    return int(number), int(count)
+
+
+def print_study(options: argparse.Namespace) -> None:
+    """`taemi compare` and `taemi grid`: make what is missing, print the comparisons, write the tables."""
+    from . import experiments
+
+    profile = profiles.profile(options.profile)
+    places = {name: getattr(options, name) for name in ("data_root", "runs_root", "device", "processes")}
+    places["seeds"] = tuple(range(options.seeds))
+    if options.command == "grid":
+        study = experiments.whole_grid(profile, **places, part=options.part)
+    else:
+        systems = dict.fromkeys([experiments.REFERENCE, *options.systems])  # each once, in this order
+        wanted = dict.fromkeys(name.strip() for name in options.regime.split(","))
+        study = experiments.Study(profile, {regime: tuple(systems) for regime in wanted}, **places)
+    try:
+        if not study.run():
+            print("this part is done; bring the runs of all parts into one folder, then give the same command again")
+            return
+        print(experiments.summary(study))
+        if options.results:
+            print(f"\ntables: {shown(study.write(options.results))}")
+    except profiles.ChoiceError:
+        raise
+    except (RuntimeError, ValueError) as error:  # a run that failed, or data and runs that do not fit what was asked for
+        raise CourseError(error) from error
 
 
 def print_notebooks() -> None:
@@ -356,6 +417,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"\n{summary_table(summary)}")
         elif options.command == "predict":
             print_prediction(options.clip, options.checkpoint, options.device, options.json)
+        elif options.command in ("compare", "grid"):
+            print_study(options)
         elif options.command == "notebooks":
             print_notebooks()
         else:

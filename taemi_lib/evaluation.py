@@ -98,6 +98,8 @@ def predict_dataset(
     if device is not None:
         model.to(devices.choose(device))
     device = next(model.parameters()).device
+    if model.needs_partner:
+        dataset = dataset.with_partners()
     count = len(dataset)
     prediction, absent = np.zeros((count, len(EMOTIONS)), dtype=np.float32), np.zeros(count, dtype=bool)
     weights: dict[str, list] = {}

@@ -37,7 +37,7 @@ def _name(column: int, columns: int) -> str:
     return repr(EMOTIONS[column]) if columns == len(EMOTIONS) else f"column {column}"
 
 
-def _pair(prediction, target) -> tuple[np.ndarray, np.ndarray]:
+def checked(prediction, target) -> tuple[np.ndarray, np.ndarray]:
     """Both as (N, K) float64, checked. Raises ValueError."""
     prediction, target = _array(prediction), _array(target)
     if prediction.ndim != 2 or prediction.shape != target.shape:
@@ -98,7 +98,7 @@ def pearson_per_emotion(prediction, target) -> np.ndarray:
     infinity, fewer than 2 clips, or shapes that do not fit.
     """
     given = prediction
-    prediction, target = _pair(prediction, target)
+    prediction, target = checked(prediction, target)
     constant = constant_columns(given)  # of the given format: float32 rounds where float64 would not
     _refuse_constant(target)
     if constant.any():
@@ -114,7 +114,7 @@ def mean_pearson(prediction, target) -> float:
 
 def mse(prediction, target) -> float:
     """Mean squared error over clips and emotions."""
-    prediction, target = _pair(prediction, target)
+    prediction, target = checked(prediction, target)
     return float(((prediction - target) ** 2).mean())
 
 
@@ -123,14 +123,14 @@ def ccc(prediction, target) -> np.ndarray:
 
     Raises ValueError as pearson_per_emotion does.
     """
-    prediction, target = _pair(prediction, target)
+    prediction, target = checked(prediction, target)
     _refuse_constant(target)
     means = prediction.mean(axis=0), target.mean(axis=0)
     spread = prediction.var(axis=0) + target.var(axis=0) + (means[0] - means[1]) ** 2
     return 2 * ((prediction - means[0]) * (target - means[1])).mean(axis=0) / spread
 
 
-def _resamples(target: np.ndarray, n: int, seed: int) -> Iterator[np.ndarray]:
+def resamples(target: np.ndarray, n: int, seed: int) -> Iterator[np.ndarray]:
     """`n` times the rows of a resample of the split with replacement.
 
     A resample in which some target does not vary (sparse labels, few clips) has no rho and is drawn again. Raises
@@ -161,10 +161,10 @@ def bootstrap(prediction, target, n: int = 1000, seed: int = 0, level: float = 0
     ValueError as mean_pearson does, and when hardly any resample varies.
     """
     constant = constant_columns(prediction)
-    prediction, target = _pair(prediction, target)
+    prediction, target = checked(prediction, target)
     _refuse_constant(target)
     scores = []
-    for rows in _resamples(target, n, seed):
+    for rows in resamples(target, n, seed):
         p = prediction[rows]
         scores.append(_pearson(p, target[rows], constant | (np.ptp(p, axis=0) == 0)).mean())
     return _quantiles(scores, level)
@@ -182,7 +182,7 @@ def bootstrap_difference(first, second, target, n: int = 1000, seed: int = 0, le
     for predictions in (first, second):
         if not len(predictions):
             raise ValueError("a system has no predictions: give a list with one (N, 6) for each seed")
-        systems.append([(_pair(each, target)[0], constant_columns(each)) for each in predictions])
+        systems.append([(checked(each, target)[0], constant_columns(each)) for each in predictions])
     target = _array(target).astype(np.float64)
     _refuse_constant(target)
 
@@ -190,5 +190,5 @@ def bootstrap_difference(first, second, target, n: int = 1000, seed: int = 0, le
         each = (_pearson(p[rows], target[rows], constant | (np.ptp(p[rows], axis=0) == 0)) for p, constant in runs)
         return float(np.mean([rho.mean() for rho in each]))
 
-    differences = [mean_rho(systems[0], rows) - mean_rho(systems[1], rows) for rows in _resamples(target, n, seed)]
+    differences = [mean_rho(systems[0], rows) - mean_rho(systems[1], rows) for rows in resamples(target, n, seed)]
     return _quantiles(differences, level)

@@ -214,6 +214,7 @@ def training_curves(histories: Mapping[str, Sequence]) -> Figure:
     panels = dict(zip(("loss", "selection_rho"), figure.subplots(1, 2), strict=True))
     for number, (name, runs) in enumerate(histories.items()):
         runs = [runs] if isinstance(runs[0], Mapping) else list(runs)
+        runs = [[epoch for epoch in run if "selection_rho" in epoch] for run in runs]  # earlier stages have another loss
         style = number % len(COLOURS)
         for key, axis in panels.items():
             for seed, run in enumerate(runs):

@@ -32,6 +32,7 @@ class Data:
     seed: int = 7
     regime: str = "cue"  # which label columns of the generator; real sources have one set of labels
     label_noise: float = 0.08
+    train_clips: int | None = None  # train on this many of the training clips only; None: on all
 
 
 @dataclass(frozen=True)

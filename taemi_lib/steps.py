@@ -5,6 +5,7 @@ Every notebook starts from one of these calls, so each runs on its own and none 
     data/<profile>/                                        generated clips (real data: data_root itself)
     runs/<profile>/features/                               one safetensors file a clip
     runs/<profile>/systems/<regime>/<system>/seed<k>/      one trained run
+    runs/<profile>/systems/<regime>/<system>-lr0.006/...   the same with one setting changed
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import cache
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,7 @@ from tqdm.auto import tqdm
 
 from taemi_lib import data as sources
 from taemi_lib import workers
-from taemi_lib.profiles import Profile, resolve
+from taemi_lib.profiles import Model, Profile, Training, resolve
 
 if TYPE_CHECKING:
     from taemi_lib.data import Manifest
@@ -85,40 +87,109 @@ def datasets(
 
     store, _ = features(profile, data_root, runs_root, device, progress)
     manifest = clips(profile, data_root, progress)
+    if profile.data.train_clips is not None:
+        manifest = manifest.thinned("train", profile.data.train_clips, profile.data.seed)
     return {
         split: ClipDataset(store, manifest, split, profile.training.audio_average)
         for split in ("train", "selection", "test")
     }
 
 
+def regime_name(profile: Profile) -> str:
+    """The regime of generated labels; real data has one set of labels, called like its source."""
+    return profile.data.regime if profile.data.source == "synthmimic" else profile.data.source
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: which system, with which seed, under which settings.
+
+    variant  names what differs from the profile of that name ("lr0.006", "train100"): it gets folders of its own
+    """
+
+    profile: Profile
+    system: str
+    seed: int
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} with seed {self.seed}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.system}-{self.variant}" if self.variant else self.system
+
+    def folder(self, runs_root: str | Path = "runs") -> Path:
+        place = resolve(runs_root) / self.profile.name / "systems" / regime_name(self.profile)
+        return place / self.name / f"seed{self.seed}"
+
+    def train(self, parts: dict[str, ClipDataset], runs_root: str | Path, device: str | None = None) -> Run:
+        """The run of this job on these datasets: a finished one as it is, one of another configuration refused."""
+        from taemi_lib.training import train
+
+        return train(
+            self.system,
+            parts["train"],
+            parts["selection"],
+            model=self.profile.model,
+            training=self.profile.training,
+            run_folder=self.folder(runs_root),
+            seed=self.seed,
+            device=device,
+            progress=False,
+            encoders=dataclasses.asdict(self.profile.encoders),
+        )
+
+
 def run_folder(profile: Profile, system: str, seed: int, runs_root: str | Path = "runs") -> Path:
-    regime = profile.data.regime if profile.data.source == "synthmimic" else profile.data.source
-    return resolve(runs_root) / profile.name / "systems" / regime / system / f"seed{seed}"
+    return Job(profile, system, seed).folder(runs_root)
 
 
-@cache
-def _datasets_of_worker(profile: Profile, data_root: str, runs_root: str) -> dict[str, ClipDataset]:
+@lru_cache(maxsize=1)  # one set of clips: a worker's memory is that of the run it trains, whatever it trained before
+def _datasets(profile: Profile, data_root: str, runs_root: str) -> dict[str, ClipDataset]:
     return datasets(profile, data_root, runs_root, "cpu", progress=False)
 
 
-def _training_arguments(profile: Profile, parts: dict, system: str, seed: int, runs_root: str | Path) -> dict:
-    return {
-        "train": parts["train"],
-        "selection": parts["selection"],
-        "model": profile.model,
-        "training": profile.training,
-        "run_folder": run_folder(profile, system, seed, runs_root),
-        "seed": seed,
-        "encoders": dataclasses.asdict(profile.encoders),
-    }
+def worker_datasets(profile: Profile, data_root: str, runs_root: str) -> dict[str, ClipDataset]:
+    """`datasets` in a worker process: kept as long as jobs use the same clips and labels, whatever else they vary."""
+    same = Training(audio_average=profile.training.audio_average)
+    return _datasets(dataclasses.replace(profile, training=same, model=Model(), seeds=()), data_root, runs_root)
 
 
-def _train(profile: Profile, system: str, seed: int, data_root: str, runs_root: str, device: str) -> str:
-    """One run, in a process of its own. Returns its folder."""
-    from taemi_lib.training import train
+def _train(job: Job, data_root: str, runs_root: str, device: str) -> None:
+    """One run, in a process of its own."""
+    job.train(worker_datasets(job.profile, data_root, runs_root), runs_root, device)
 
-    arguments = _training_arguments(profile, _datasets_of_worker(profile, data_root, runs_root), system, seed, runs_root)
-    return str(train(system, **arguments, device=device, progress=False).folder)
+
+def side_by_side(
+    work: Callable,
+    jobs: Sequence[Job],
+    data_root: str | Path,
+    runs_root: str | Path,
+    device: str,
+    progress: bool | None = None,
+    processes: int | None = None,
+) -> None:
+    """work(job, data_root, runs_root, device) for each job: one process and one torch thread each, so that results do not depend
+    on how many cores there are. Raises RuntimeError naming the job that failed; what was finished is kept.
+    """
+    from taemi_lib.device import choose
+
+    if not jobs:
+        return
+    chosen = choose(device)
+    count = 1 if chosen.type == "cuda" else min(processes or os.cpu_count() or 1, len(jobs))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, context, workers.end_with_parent) as executor:
+        started = {executor.submit(work, job, str(data_root), str(runs_root), str(chosen)): job for job in jobs}
+        bar = tqdm(as_completed(started), total=len(jobs), desc="training", unit="run", disable=not _shown(progress))
+        for done in bar:
+            try:
+                done.result()
+            except Exception as error:
+                executor.shutdown(cancel_futures=True)
+                raise RuntimeError(f"training {started[done]} failed: {error}") from error
+            bar.set_postfix_str(str(started[done]))
 
 
 def runs(
@@ -131,42 +202,21 @@ def runs(
     progress: bool | None = None,
     processes: int | None = None,
 ) -> dict[tuple[str, int], Run]:
-    """{(system, seed): finished run}. Runs that are missing are trained side by side, one process and one torch thread each, so
-    that results do not depend on how many cores there are; an interrupted run goes on where it stopped.
+    """{(system, seed): finished run}. Runs that are missing are trained side by side; an interrupted run goes on where it stopped.
 
     Raises RunError when a finished run is of another configuration, naming the difference, before anything is trained;
     RuntimeError naming system and seed when a run fails, the others are kept.
     """
-    from taemi_lib.device import choose
-    from taemi_lib.models import create, names
-    from taemi_lib.training import is_finished, train
+    from taemi_lib.models import find
+    from taemi_lib.training import is_finished
 
-    wanted = [(system, seed) for system in systems for seed in (profile.seeds if seeds is None else seeds)]
-    for system, _ in wanted:
-        if system not in names():
-            create(system)  # raises ChoiceError with the valid names, before anything is computed
+    seeds = profile.seeds if seeds is None else tuple(seeds)
+    jobs = [Job(profile, system, seed) for system in systems for seed in seeds]
+    for job in jobs:
+        find(job.system)  # raises ChoiceError with the valid names, before anything is computed
     parts = datasets(profile, data_root, runs_root, device, progress)  # once, before the workers ask for it
-
-    def finished(job: tuple[str, int]) -> Run:
-        """As it is; one of another configuration is refused, naming the difference."""
-        return train(job[0], **_training_arguments(profile, parts, *job, runs_root))
-
-    missing = [job for job in wanted if not is_finished(run_folder(profile, *job, runs_root))]
-    found = {job: finished(job) for job in wanted if job not in missing}  # refused before hours of training, not after
-    if missing:
-        chosen = choose(device)
-        count = 1 if chosen.type == "cuda" else min(processes or os.cpu_count() or 1, len(missing))
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(count, context, workers.end_with_parent) as executor:
-            arguments = (str(data_root), str(runs_root), str(chosen))
-            jobs = {executor.submit(_train, profile, *job, *arguments): job for job in missing}
-            bar = tqdm(as_completed(jobs), total=len(jobs), desc="training", unit="run", disable=not _shown(progress))
-            for done in bar:
-                system, seed = jobs[done]
-                try:
-                    done.result()
-                except Exception as error:
-                    executor.shutdown(cancel_futures=True)
-                    raise RuntimeError(f"training {system} with seed {seed} failed: {error}") from error
-                bar.set_postfix_str(f"{system}, seed {seed}")
-    return {job: found.get(job) or finished(job) for job in wanted}
+    missing = [job for job in jobs if not is_finished(job.folder(runs_root))]
+    # finished runs of other settings are refused before hours of training, not after
+    found = {job: job.train(parts, runs_root) for job in jobs if job not in missing}
+    side_by_side(_train, missing, data_root, runs_root, device, progress, processes)
+    return {(job.system, job.seed): found.get(job) or job.train(parts, runs_root) for job in jobs}

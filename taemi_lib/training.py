@@ -2,7 +2,8 @@
 
 Datasets go in, a run comes out: config, history, best and last checkpoint, predictions on the selection split, metrics.
 Killed at any moment, the same call goes on and ends in the same numbers, because every epoch starts from a seed made of
-(seed, epoch) and from the state that the epoch before left in `last/`.
+(seed, epoch) and from the state that the epoch before left in `last/`. A system may bring stages, a loss, settings of its own and a
+calibration (models.base.System: `stages`, `begin`, `loss`, `preset`, `calibrate`); nothing here asks which system it trains.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -33,7 +34,7 @@ from taemi_lib import device as devices
 from taemi_lib import files, metrics, models, profiles
 from taemi_lib.evaluation import Predictions, predict_dataset, score
 from taemi_lib.models.base import System, parameter_count
-from taemi_lib.models.batch import ClipDataset, LengthGroupedBatches
+from taemi_lib.models.batch import Batch, ClipDataset, LengthGroupedBatches
 from taemi_lib.profiles import MODALITIES
 
 
@@ -47,7 +48,7 @@ class Run:
 
     folder: Path
     config: dict
-    history: list[dict]  # one dict an epoch
+    history: list[dict]  # one dict an epoch; those of a stage before the last have selection_loss, not selection_rho
     metrics: dict | None
 
     @property
@@ -57,7 +58,7 @@ class Run:
     @property
     def best_epoch(self) -> int:
         """The epoch (from 1) with the highest mean rho on the selection split: the one in best/."""
-        return max(self.history, key=lambda epoch: epoch["selection_rho"])["epoch"]
+        return _best_epoch(self.history)
 
     def model(self, which: str = "best", device: str | torch.device = "cpu") -> System:
         """The system of the `best` or the `last` epoch, ready to predict."""
@@ -100,7 +101,8 @@ def train(
     """Train `system` on `train`, keep the epoch with the best mean rho on the whole of `selection` (PAPER.md row 16).
 
     A finished run in `run_folder` is returned as it is; an interrupted one goes on. Mixed precision with gradient
-    scaling is used on CUDA only.
+    scaling is used on CUDA only. A system with several stages trains each with the whole of `training`, from the best epoch of the
+    one before (kept in best_<stage>/).
 
     threads    torch's CPU threads meanwhile: with 1, results do not depend on the core count
     encoders   profiles.Encoders as a dict, kept in config.json: `taemi predict` needs to know how to read a new clip
@@ -109,6 +111,7 @@ def train(
     have no labels or the selection split cannot be scored, and when the loss is no longer finite.
     """
     folder, place = Path(run_folder), devices.choose(device)
+    training = models.find(system).preset(training)
     config = _config(system, train, selection, model, training, seed, encoders)
     with files.locked(folder):
         _claim(folder, config)
@@ -130,43 +133,76 @@ def _train(
     device: torch.device,
     progress: bool,
 ) -> None:
-    best, last = folder / "best", folder / "last"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    if models.find(system).needs_partner:
+        train, selection = train.with_partners(), selection.with_partners()
+    files.mend_folder(folder / "last")
+    state = folder / "last" / "state.json"
+    history = json.loads(state.read_text())["history"] if state.exists() else []
+    stages = models.find(system).stages
+    reached = history[-1].get("stage", stages[-1]) if history else stages[0]
+    for stage in stages[stages.index(reached) :]:
+        _train_stage(stage, stages, history, system, train, selection, config, training, folder, seed, device, progress)
+    _finish(folder, selection, history, config, device)
+
+
+def _train_stage(
+    stage: str,
+    stages: Sequence[str],
+    history: list[dict],
+    system: str,
+    train: ClipDataset,
+    selection: ClipDataset,
+    config: dict,
+    training: profiles.Training,
+    folder: Path,
+    seed: int,
+    device: torch.device,
+    progress: bool,
+) -> None:
+    """Start the stage, or go on with it; its epochs are added to `history`. Most systems have one stage: the training."""
+    earlier = sum(entry.get("stage", stage) != stage for entry in history)  # epochs of the stages before
+    final = stage == stages[-1]
+    best, last = folder / ("best" if final else f"best_{stage}"), folder / "last"
     accelerator = _accelerator(device, training)
     _seed(seed, 0)
     batches = LengthGroupedBatches(train.lengths, training.batch_size, seed)
     loader = DataLoader(train, batch_sampler=batches, collate_fn=train.collate)
     network = models.create(system, **config["sizes"])
+    if earlier:
+        load_model(network, folder / f"best_{stages[stages.index(stage) - 1]}" / "model.safetensors")
+    network.begin(stage)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
     network, optimizer, loader = accelerator.prepare(network, optimizer, loader)
     schedule = Schedule(training, updates_per_epoch=-(-len(batches) // training.accumulation))
-    state = _resume(last, accelerator, network, optimizer)
-    history = state["history"]
+    files.mend_folder(best)
+    if len(history) > earlier:
+        _resume(last, accelerator, network, optimizer)
 
     bar = tqdm(
-        total=training.epochs * len(batches), initial=len(history) * len(batches), desc=f"{system}, seed {seed}",
-        unit="batch", disable=not progress,
+        total=training.epochs * len(batches), initial=(len(history) - earlier) * len(batches),
+        desc=f"{system}, seed {seed}" + ("" if len(stages) == 1 else f", {stage}"), unit="batch", disable=not progress,
     )  # fmt: skip
     with bar:
-        while not _finished(history, training):
+        while not _finished(history[earlier:], training):
             started, epoch = time.perf_counter(), len(history) + 1
             _seed(seed, epoch)
             loader.set_epoch(epoch)
-            entry = {"epoch": epoch} | _one_epoch(accelerator, network, optimizer, loader, schedule, epoch, bar)
+            entry = {"epoch": epoch} if len(stages) == 1 else {"epoch": epoch, "stage": stage}
+            entry |= _one_epoch(accelerator, network, optimizer, loader, schedule, epoch - earlier, bar)
             plain = accelerator.unwrap_model(network)
-            scores = score(predict_dataset(plain, selection), resamples=0)
-            entry |= {
-                "selection_rho": scores.mean_rho,
-                "selection_mse": scores.mse,
-                "constant": list(scores.constant),
-                "seconds": time.perf_counter() - started,
-            }
+            entry |= _selection_scores(plain, selection) if final else _selection_loss(plain, selection)
+            entry["seconds"] = time.perf_counter() - started
             history.append(entry)
-            bar.set_postfix(rho=f"{scores.mean_rho:.3f}", loss=f"{entry['loss']:.4f}")
-            card = {"training": f"epoch {epoch}, mean rho {scores.mean_rho:.3f} on the selection split, seed {seed}"}
+            reached = f"mean rho {entry['selection_rho']:.3f}" if final else f"{stage} loss {entry['selection_loss']:.4f}"
+            bar.set_postfix_str(f"{reached}, training loss {entry['loss']:.4f}")
+            card = {"training": f"epoch {epoch}, {reached} on the selection split, seed {seed}"}
             # best/ first: killed before last/ is in place, the epoch is repeated and writes the same best/ again.
-            if entry["selection_rho"] > max([-math.inf, *(e["selection_rho"] for e in history[:-1])]):
+            if _merit(entry) > max([-math.inf, *map(_merit, history[earlier:-1])]):
                 with files.new_folder(best) as fresh:
                     plain.save_pretrained(fresh, model_card_kwargs=card)
             with files.new_folder(last) as fresh:
@@ -174,11 +210,37 @@ def _train(
                 torch.save(_optimizer_state(accelerator, optimizer), fresh / "optimizer.pt")
                 files.write_json(fresh / "state.json", {"history": history})
             files.write_json(folder / "history.json", history)
-    _finish(folder, selection, history, config, device)
+
+
+def _selection_scores(network: System, selection: ClipDataset) -> dict:
+    """The last stage's: calibrate the system where it wants to be, then score it on the whole selection split."""
+    network.eval()
+    with torch.no_grad():
+        network.calibrate(_batches(selection, network))
+    scores = score(predict_dataset(network, selection), resamples=0)
+    return {"selection_rho": scores.mean_rho, "selection_mse": scores.mse, "constant": list(scores.constant)}
+
+
+def _selection_loss(network: System, selection: ClipDataset) -> dict:
+    """An earlier stage's: what this stage minimises, on the selection split."""
+    network.eval()
+    with torch.no_grad():
+        total = sum(network.loss(network(batch), batch).item() * len(batch) for batch in _batches(selection, network))
+    return {"selection_loss": total / len(selection)}
+
+
+def _batches(dataset: ClipDataset, network: System, size: int = 64) -> Iterator[Batch]:
+    """All clips in the dataset's order, where the network is. Lazy: a system that does not calibrate reads nothing."""
+    device = next(network.parameters()).device
+    for start in range(0, len(dataset), size):
+        yield dataset.batch(range(start, min(start + size, len(dataset)))).to(device)
 
 
 def _one_epoch(accelerator, network, optimizer, loader, schedule: Schedule, epoch: int, bar: tqdm) -> dict:
-    """One pass over the training clips: mean loss, last learning rate, and what modality dropout really left out."""
+    """One pass over the training clips: mean loss, last learning rate, and what modality dropout really left out.
+
+    epoch: from 1, within the stage
+    """
     network.train()
     plain, training = accelerator.unwrap_model(network), schedule.training
     update, clips = (epoch - 1) * schedule.updates_per_epoch, 0
@@ -235,11 +297,19 @@ class Schedule:
 
 
 def _finished(history: list[dict], training: profiles.Training) -> bool:
-    """All epochs done, or `patience` epochs without a better selection rho."""
+    """All epochs of a stage done, or `patience` epochs without a better one."""
     if not history or len(history) >= training.epochs:
         return bool(history)
-    best = max(history, key=lambda epoch: epoch["selection_rho"])["epoch"]
-    return history[-1]["epoch"] - best >= training.patience
+    return history[-1]["epoch"] - max(history, key=_merit)["epoch"] >= training.patience
+
+
+def _merit(entry: dict) -> float:
+    """What an epoch is chosen for: mean rho on the selection split in the last stage, a low loss there in earlier ones."""
+    return entry["selection_rho"] if "selection_rho" in entry else -entry["selection_loss"]
+
+
+def _best_epoch(history: list[dict]) -> int:
+    return max((entry for entry in history if "selection_rho" in entry), key=_merit)["epoch"]
 
 
 def _optimizer_state(accelerator: Accelerator, optimizer) -> dict:
@@ -249,18 +319,13 @@ def _optimizer_state(accelerator: Accelerator, optimizer) -> dict:
     return state
 
 
-def _resume(last: Path, accelerator: Accelerator, network, optimizer) -> dict:
-    """Put the last complete epoch's state back; its state.json, or an empty one when there was no epoch yet."""
-    files.mend_folder(last)
-    files.mend_folder(last.with_name("best"))
-    if not last.exists():
-        return {"history": []}
+def _resume(last: Path, accelerator: Accelerator, network, optimizer) -> None:
+    """Put the state that the last complete epoch left in `last/` back."""
     load_model(accelerator.unwrap_model(network), last / "model.safetensors", device=str(accelerator.device))
     saved = torch.load(last / "optimizer.pt", map_location=accelerator.device, weights_only=True)
     optimizer.load_state_dict(saved["optimizer"])
     if accelerator.scaler is not None and "scaler" in saved:
         accelerator.scaler.load_state_dict(saved["scaler"])
-    return json.loads((last / "state.json").read_text())
 
 
 def _finish(folder: Path, selection: ClipDataset, history: list[dict], config: dict, device: torch.device) -> None:
@@ -275,7 +340,7 @@ def _finish(folder: Path, selection: ClipDataset, history: list[dict], config: d
         "system": config["system"],
         "seed": config["seed"],
         "selection": scores.as_dict(),
-        "best_epoch": max(history, key=lambda epoch: epoch["selection_rho"])["epoch"],
+        "best_epoch": _best_epoch(history),
         "epochs": len(history),
         "parameters": parameter_count(network),
         "seconds": sum(epoch["seconds"] for epoch in history),
@@ -360,9 +425,6 @@ def _accelerator(device: torch.device, training: profiles.Training) -> Accelerat
         # once, on more than one device, and is interrupted.
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-    if cuda:
-        torch.cuda.set_device(device)
-        torch.cuda.reset_peak_memory_stats(device)
     return Accelerator(
         cpu=not cuda,
         mixed_precision=training.mixed_precision if cuda else "no",

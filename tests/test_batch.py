@@ -7,7 +7,7 @@ from toy import DIMS, MemoryManifest, clip, dataset, sequence
 from taemi_lib.features.sequences import ClipFeatures, Sequence
 from taemi_lib.features.store import Store
 from taemi_lib.models import Batch, ClipDataset, LengthGroupedBatches, collate
-from taemi_lib.models.batch import average
+from taemi_lib.models.batch import average, derangement
 from taemi_lib.profiles import EMOTIONS
 
 
@@ -152,3 +152,42 @@ def test_length_grouped_batches_save_most_of_the_padding():
 
     ungrouped = [list(range(i, i + 16)) for i in range(0, 512, 16)]
     assert padding(LengthGroupedBatches(lengths, 16)) < 0.4 * padding(ungrouped)
+
+
+def test_a_derangement_gives_everybody_another_one_and_everybody_once():
+    for count in range(2, 12):
+        for seed in range(20):
+            names = [str(number) for number in range(count)]
+            partners = derangement(names, seed)
+            assert list(sorted(partners)) == sorted(names) == sorted(partners.values())
+            assert all(name != partner for name, partner in partners.items())
+    assert derangement(names, 1) == derangement(names, 1) != derangement(names, 2)
+    assert derangement(["alone"], 0) == derangement([], 0) == {}
+
+
+def test_partners_are_clips_of_the_same_split_with_text_and_lend_their_vector():
+    clips = dataset(24)  # every fifth lacks something; clip 14 lacks text
+    shuffled = clips.with_partners()
+    with_text = {name for name in clips.clip_ids if clips.store.read(name).pooled is not None}
+    assert 0 < len(with_text) < 24 and set(shuffled.partners) == set(shuffled.partners.values()) == with_text
+    rows = [3, 14, 0]
+    plain, batch = clips.batch(rows), shuffled.batch(rows)
+    assert plain.partner is None and batch.clip_id == plain.clip_id and torch.equal(batch.pooled, plain.pooled)
+    for name, vector, has_text in zip(batch.clip_id, batch.partner, batch.present["text"]):
+        if has_text:
+            expected = clips.store.read(shuffled.partners[name]).pooled
+            assert vector.tolist() == expected.tolist() != clips.store.read(name).pooled.tolist()
+
+
+def test_partners_depend_on_the_seed_and_the_clips_not_on_their_order():
+    clips, other = dataset(24), dataset(24)
+    other.clip_ids = other.clip_ids[::-1]
+    assert clips.with_partners().partners == other.with_partners().partners
+    assert clips.with_partners(1).partners != clips.with_partners().partners
+
+
+def test_a_batch_checks_and_moves_the_partners():
+    batch = Batch(pooled=torch.zeros(2, 3), partner=torch.ones(2, 3))
+    assert batch.to("meta").partner.device.type == "meta"
+    with pytest.raises(ValueError, match="partner.*expected"):
+        Batch(pooled=torch.zeros(2, 3), partner=torch.ones(1, 3))

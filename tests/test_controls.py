@@ -1,10 +1,12 @@
 import dataclasses
 
 import torch
-from toy import SIZES, batch
+from toy import SIZES, batch, dataset
 
 from taemi_lib import models
 from taemi_lib.models.attention import masked_mean
+from taemi_lib.profiles import Model, Training
+from taemi_lib.training import train
 
 
 def create(name):
@@ -52,3 +54,103 @@ def test_a_single_modality_system_never_leaves_its_modality_out_in_training():
     for own in ("audio", "vision", "text"):
         model = create(f"{own}_only").train()
         assert model(batch()).kept[own].all()
+
+
+def with_partners(clips, seed=9):
+    return dataclasses.replace(clips, partner=torch.randn(clips.pooled.shape, generator=torch.Generator().manual_seed(seed)))
+
+
+def gates_at(model, bias):
+    """The model with every gate at 2 sigmoid(bias), whatever is said."""
+    with torch.no_grad():
+        for gate in model.gates:
+            gate.weight.zero_()
+            gate.bias.fill_(bias)
+    return model
+
+
+def test_the_text_gates_scale_what_a_constant_query_finds():
+    model, reference, clips = create("text_gated"), create("constant_query"), batch()
+    reference.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("gates.")})
+    assert not torch.allclose(model(clips).prediction, reference(clips).prediction, atol=1e-4)
+    assert torch.allclose(gates_at(model, 0.0)(clips).prediction, reference(clips).prediction)  # gates of 1
+    closed = gates_at(model, -1e4)
+    for name in ("audio", "vision"):
+        assert torch.equal(closed(clips).prediction, closed(changed(clips, name)).prediction)
+
+
+def test_the_text_says_how_much_and_never_where():
+    model, clips = create("text_gated"), batch()
+    said, other = model(clips), model(changed(clips, "text"))
+    assert all(torch.equal(said.attention[name], other.attention[name]) for name in ("audio", "vision"))
+    inputs = []
+    model.head.register_forward_hook(lambda _, given, __: inputs.append(given[0][:, 6:]))  # [t; g h_a; g h_v] without t
+    model(clips), model(changed(clips, "text"))
+    ratio = inputs[1] / inputs[0]
+    assert (ratio > 0).all() and ratio.std() > 1e-3  # scaled, each number by its own positive factor
+
+
+def test_no_text_reads_no_text_and_leaves_out_sound_or_face_never_both():
+    model, clips = create("no_text"), batch(256)
+    for other in (changed(clips, "text"), dataclasses.replace(clips, pooled=None, values=silent(clips), mask={}, times={}, present={})):
+        assert torch.equal(model(clips).prediction, model(other).prediction)
+    model.train().modality_dropout.p = 0.6
+    kept = model(clips).kept
+    assert set(kept) == {"audio", "vision"} and (kept["audio"] | kept["vision"]).all() and not kept["audio"].all()
+
+
+def silent(clips):
+    return {name: clips.values[name] for name in ("audio", "vision")}
+
+
+def test_no_time_features_cannot_tell_one_moment_from_another():
+    clips = batch()
+    later = dataclasses.replace(clips, times={name: times + 3.0 for name, times in clips.times.items()})
+    for name, same in (("taemi", False), ("no_time_features", True)):
+        model = create(name)
+        assert torch.equal(model(clips).prediction, model(later).prediction) == same
+    assert create("no_time_features").sizes.time_features is False
+
+
+def test_shuffled_text_is_taemi_told_the_partners_words_only():
+    model, taemi, clips = create("shuffled_text"), create("taemi"), with_partners(batch())
+    assert torch.equal(model(clips).prediction, model(changed(clips, "text")).prediction)
+    assert torch.equal(model(clips).prediction, taemi(dataclasses.replace(clips, pooled=clips.partner)).prediction)
+    assert not torch.allclose(model(clips).prediction, model(with_partners(clips, 5)).prediction)
+
+
+def test_a_shuffled_query_asks_with_the_partners_words_and_concatenates_the_true_ones():
+    model, taemi, clips = create("shuffled_query"), create("taemi"), with_partners(batch())
+    told = dataclasses.replace(clips, pooled=clips.partner)
+    for name in ("audio", "vision"):
+        assert torch.equal(model(clips).attention[name], taemi(told).attention[name])
+        assert not torch.allclose(model(clips).attention[name], taemi(clips).attention[name], atol=1e-4)
+    assert not torch.allclose(model(clips).prediction, model(changed(clips, "text")).prediction)
+    assert torch.equal(model(dataclasses.replace(clips, partner=clips.pooled)).prediction, taemi(clips).prediction)
+
+
+def test_without_text_or_partner_the_shuffled_systems_read_the_missing_token():
+    for name in ("shuffled_text", "shuffled_query"):
+        model, clips = create(name), with_partners(batch())
+        nobody_speaks = dataclasses.replace(clips, present=clips.present | {"text": torch.zeros(4, dtype=torch.bool)})
+        garbage = dataclasses.replace(nobody_speaks, partner=torch.full_like(clips.partner, float("nan")))
+        assert torch.equal(model(nobody_speaks).prediction, model(garbage).prediction)
+        alone, silent_query = model(batch()), model(nobody_speaks)
+        assert torch.equal(alone.attention["audio"], silent_query.attention["audio"])
+
+
+def test_only_systems_that_ask_for_partners_get_them_in_training_and_in_prediction(monkeypatch, tmp_path):
+    seen = []
+    for system in (models.find("shuffled_query"), models.find("taemi")):
+        forward = system.forward
+
+        def spy(self, given, forward=forward):
+            seen.append(given.partner is not None)
+            return forward(self, given)
+
+        monkeypatch.setattr(system, "forward", spy)
+        clips, held, folder = dataset(8), dataset(8, seed=1, prefix="held"), tmp_path / system.name
+        sizes = Model(**{key: SIZES[key] for key in ("width", "heads", "mlp_width")})
+        train(system.name, clips, held, model=sizes, training=Training(epochs=1), run_folder=folder, progress=False)
+        assert seen and all(given == system.needs_partner for given in seen)
+        seen.clear()

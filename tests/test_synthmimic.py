@@ -1,6 +1,8 @@
 """The generator: planted truth, disjoint pools, real files, the same content twice."""
 
 import hashlib
+import json
+import shutil
 
 import av
 import numpy as np
@@ -83,8 +85,67 @@ def test_regimes_share_clips_and_noise(folder):
     same = (table["counts/cue"] == table["counts/fixed"]).to_numpy()
     assert 0 < same.sum() < len(table)
     assert (cue.targets(cue.clip_ids)[same] == fixed.targets(fixed.clip_ids)[same]).all()
-    with pytest.raises(ChoiceError, match="cue, fixed"):
+    with pytest.raises(ChoiceError, match="both, cue, face_cue, fixed, text"):
         synthmimic.read(folder, "sideways")
+
+
+def test_labels_of_the_first_regimes_are_those_of_version_1():
+    """Stored from version 1, seed 7, noise .08: whatever is added, runs and figures made with them stay comparable."""
+    def label(regime, number):
+        clip = world.draw(7_000_000 + number, "train")
+        return world.rate(world.noiseless(clip, regime), 0.08, np.random.default_rng([clip.seed, 7])).round(4)
+
+    for regime, first, total in [
+        ("cue", [0.116, 0.0, 0.1299, 0.0, 0.0, 0.5696], 52.0837),
+        ("fixed", [0.116, 0.0, 0.1299, 0.0, 0.0, 0.5696], 52.7948),
+    ]:
+        assert label(regime, 0).tolist() == first
+        assert np.sum([label(regime, number) for number in range(60)]) == pytest.approx(total)
+
+
+def test_where_both_events_count_each_gives_its_share_and_labels_stay_comparable(many):
+    clip = world.draw(3, "train", complete=True)
+    expected = 0.3 * np.array(clip.text)
+    for emotion, seen, heard in zip(clip.emotions, clip.face, clip.voice_strength):
+        expected[emotion] += world.BOTH_SHARE * (0.4 * seen + 0.3 * heard)
+    assert world.counting_event(clip, "both") == -1
+    assert world.noiseless(clip, "both") == pytest.approx(expected)
+    both, cue = (np.array([world.noiseless(c, regime) for c in many["test"]]) for regime in ("both", "cue"))
+    assert 0 <= both.min() and both.max() <= 1
+    assert both.std(axis=0).mean() == pytest.approx(cue.std(axis=0).mean(), rel=0.05)
+
+
+def test_in_text_the_words_weigh_most_and_in_face_cue_only_the_glance_tells(many):
+    clip = world.draw(3, "train", complete=True)
+    expected = 0.6 * np.array(clip.text)
+    expected[clip.emotions[clip.cue]] += 0.2 * clip.face[clip.cue] + 0.2 * clip.voice_strength[clip.cue]
+    assert world.noiseless(clip, "text") == pytest.approx(expected)
+    assert all(world.counting_event(c, "face_cue") == c.gaze for c in many["test"])
+    agree = np.mean([c.gaze == c.cue for c in many["test"]])
+    assert 0.4 < agree < 0.6  # the words say nothing about the glance
+
+
+def test_a_folder_of_version_1_gets_the_new_regimes_and_keeps_its_clips(folder, tmp_path):
+    old = tmp_path / "clips"
+    shutil.copytree(folder, old)
+    table = synthmimic.truth(folder)
+    new = [c for c in table if "/" in c and c.split("/")[1] in ("both", "text", "face_cue")]
+    table.drop(columns=new).to_parquet(old / "truth.parquet")
+    settings = json.loads((old / "generator.json").read_text())
+    (old / "generator.json").write_text(json.dumps(settings | {"version": 1}))
+    before = (old / "raw/00003.mp4").stat().st_mtime_ns
+    synthmimic.generate(old, Data(clips=10), progress=False)
+    assert synthmimic.truth(old).equals(synthmimic.truth(folder))
+    assert json.loads((old / "generator.json").read_text()) == settings
+    assert (old / "raw/00003.mp4").stat().st_mtime_ns == before
+
+    table.assign(sentence="not what the seed says").to_parquet(old / "truth.parquet")
+    (old / "generator.json").write_text(json.dumps(settings | {"version": 1}))
+    with pytest.raises(ManifestError, match="other clips"):
+        synthmimic.generate(old, Data(clips=10), progress=False)
+    (old / "generator.json").write_text(json.dumps(settings | {"version": 0}))
+    with pytest.raises(ManifestError, match="version is 0"):
+        synthmimic.generate(old, Data(clips=10), progress=False)
 
 
 def test_the_folder_is_in_the_official_layout(folder):
@@ -176,8 +237,6 @@ def test_missing_modalities_are_really_missing(tmp_path, missing, kinds):
 
 
 def test_an_interrupted_folder_is_finished_and_a_finished_one_left_alone(folder, tmp_path):
-    import shutil
-
     broken = tmp_path / "clips"
     shutil.copytree(folder, broken)
     (broken / "truth.parquet").unlink()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from toy import DIMS, dataset
 
-from taemi_lib import files, metrics, training
+from taemi_lib import files, metrics, models, plots, training
 from taemi_lib.evaluation import evaluate, predict_dataset
 from taemi_lib.profiles import Model, Training
 from taemi_lib.training import Schedule, load_run, train
@@ -152,6 +152,15 @@ def _kill_at(moment, patch):
                 raise Killed
 
         patch.setattr(os, "rename", half_way)
+    elif moment == "between the stages":
+        stage = training._train_stage
+
+        def first_only(name, *arguments):
+            if name == "fit":
+                raise Killed
+            stage(name, *arguments)
+
+        patch.setattr(training, "_train_stage", first_only)
     elif moment == "before last":
 
         def third(*arguments):
@@ -171,15 +180,104 @@ def _kill_at(moment, patch):
         patch.setattr(files, "write_json", never_metrics)
 
 
+def two_stages(folder, **changes):
+    return run(folder, "yu2025", **changes)
+
+
+@pytest.fixture(scope="module")
+def finished_in_two_stages(tmp_path_factory):
+    return two_stages(tmp_path_factory.mktemp("runs") / "two stages")
+
+
+def test_each_stage_has_its_own_schedule_and_only_the_last_is_selected_by_rho(finished_in_two_stages):
+    made = finished_in_two_stages
+    first, last = ([entry for entry in made.history if entry["stage"] == stage] for stage in ("align", "fit"))
+    assert made.history == first + last and [entry["epoch"] for entry in made.history] == list(range(1, 9))
+    assert [entry["learning_rate"] for entry in first] == [entry["learning_rate"] for entry in last]
+    assert not any("selection_rho" in entry for entry in first) and not any("selection_loss" in entry for entry in last)
+    assert made.metrics["best_epoch"] == made.best_epoch > 4 and made.metrics["epochs"] == 8
+    assert made.metrics["selection"]["mean_rho"] == max(entry["selection_rho"] for entry in last)
+    align = min(first, key=lambda entry: entry["selection_loss"])["epoch"]
+    assert f"epoch {align}, align loss" in (made.folder / "best_align" / "README.md").read_text()
+    assert plots.training_curves({"yu2025": made.history}).axes
+
+
+def test_a_stage_starts_from_the_best_epoch_of_the_one_before(tmp_path, finished_in_two_stages, monkeypatch):
+    one_epoch, started = training._one_epoch, {}
+
+    def noted(accelerator, network, *rest):
+        plain = accelerator.unwrap_model(network)
+        started.setdefault(plain.stage, {key: value.clone() for key, value in plain.state_dict().items()})
+        return one_epoch(accelerator, network, *rest)
+
+    monkeypatch.setattr(training, "_one_epoch", noted)
+    again = two_stages(tmp_path)
+    assert numbers(again) == numbers(finished_in_two_stages)
+    best = models.load(tmp_path / "best_align").state_dict()
+    assert all(torch.equal(value, started["fit"][key]) for key, value in best.items())
+    assert any(not torch.equal(value, started["align"][key]) for key, value in best.items())
+
+
+def test_an_earlier_stage_stops_by_its_own_loss(tmp_path, monkeypatch):
+    losses = iter([0.5, 0.3, 0.4, 0.35, 0.1])
+    monkeypatch.setattr(training, "_selection_loss", lambda network, selection: {"selection_loss": next(losses)})
+    made = two_stages(tmp_path, preset=replace(PRESET, epochs=5, patience=2))
+    assert [entry["selection_loss"] for entry in made.history if entry["stage"] == "align"] == [0.5, 0.3, 0.4, 0.35]
+    assert "epoch 2" in (tmp_path / "best_align" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("moment", ["best_align moved aside", "last moved aside", "before last", "between the stages", "batch 2 of epoch 1",
+                                    "batch 2 of epoch 3", "best moved aside", "before metrics"])  # fmt: skip
+def test_a_run_of_two_stages_killed_at_any_moment_goes_on_to_the_same_numbers(finished_in_two_stages, tmp_path, monkeypatch, moment):
+    """Batches are counted in the last stage; the moves come in the first."""
+    with monkeypatch.context() as patch:
+        _kill_at(moment, patch)
+        with pytest.raises(Killed):
+            two_stages(tmp_path)
+    resumed = two_stages(tmp_path)
+    assert numbers(resumed) == numbers(finished_in_two_stages)
+    for which in ("best_align", "best", "last"):
+        assert weights(resumed, which) == weights(finished_in_two_stages, which)
+    assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob("*.old"))
+
+
+def test_a_calibrated_system_brings_its_settings_and_resumes_exactly(tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole", "savchenko2025")
+    assert whole.config["training"]["batch_size"] == 128 and whole.config["training"]["weight_decay"] == 0.0
+    kept = whole.model()
+    assert torch.allclose(kept.weights.sum(dim=0), torch.ones(6)) and not torch.equal(kept.weights, torch.full((3, 6), 1 / 3))
+    again = evaluate(whole, dataset(10, seed=1, prefix="held"), device="cpu", resamples=0)
+    assert again.mean_rho == whole.metrics["selection"]["mean_rho"] == max(entry["selection_rho"] for entry in whole.history)
+    with monkeypatch.context() as patch:
+        _kill_at("before last", patch)
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", "savchenko2025")
+    resumed = run(tmp_path / "killed", "savchenko2025")
+    assert numbers(resumed) == numbers(whole) and weights(resumed) == weights(whole) and weights(resumed, "last") == weights(whole, "last")
+
+
+def test_calibration_is_before_every_score_and_sees_the_whole_selection_split_without_gradients(tmp_path, monkeypatch):
+    seen = []
+
+    def noted(self, batches):
+        assert not self.training and not torch.is_grad_enabled()
+        seen.append([clip for batch in batches for clip in batch.clip_id])
+
+    monkeypatch.setattr(training.System, "calibrate", noted)
+    made = run(tmp_path, "text_only")
+    assert seen == [dataset(10, seed=1, prefix="held").clip_ids] * len(made.history)
+
+
 @pytest.mark.slow
-def test_kill_minus_nine_in_another_process_changes_nothing(tmp_path):
+@pytest.mark.parametrize("system", ["taemi", "yu2025"])
+def test_kill_minus_nine_in_another_process_changes_nothing(tmp_path, system):
     preset = replace(PRESET, epochs=40, patience=99)
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); import test_training as t; from dataclasses import replace; "
-        "t.run(sys.argv[2], preset=replace(t.PRESET, epochs=40, patience=99))"
+        "t.run(sys.argv[2], sys.argv[3], preset=replace(t.PRESET, epochs=40, patience=99))"
     )
     here, folder = Path(__file__).parent, tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", script, str(here), str(folder)])
+    process = subprocess.Popen([sys.executable, "-c", script, str(here), str(folder), system])
     try:
         deadline = time.monotonic() + 120
         while not (folder / "history.json").exists():
@@ -191,7 +289,7 @@ def test_kill_minus_nine_in_another_process_changes_nothing(tmp_path):
         process.wait()
     epochs = len(json.loads((folder / "history.json").read_text()))
     assert epochs < 40, "the process was too fast to be killed in the middle"
-    resumed, whole = run(folder, preset=preset), run(tmp_path / "whole", preset=preset)
+    resumed, whole = run(folder, system, preset=preset), run(tmp_path / "whole", system, preset=preset)
     assert numbers(resumed) == numbers(whole) and weights(resumed) == weights(whole)
 
 

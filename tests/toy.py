@@ -74,13 +74,14 @@ def dataset(count=24, seed=0, audio_average=1, prefix="clip"):
     return ClipDataset(MemoryStore(clips), MemoryManifest(table), "train", audio_average)
 
 
-def batch(size=4, seed=0, audio_steps=9, vision_steps=7):
+def batch(size=4, seed=0, audio_steps=9, vision_steps=7, tokens=4):
     """A complete batch of random numbers."""
-    draw = torch.Generator().manual_seed(seed)
+    draw, words = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1000)
     return Batch(
         {
             "audio": torch.randn(size, audio_steps, DIMS["audio"], generator=draw),
             "vision": torch.randn(size, vision_steps, DIMS["vision"], generator=draw),
+            "text": torch.randn(size, tokens, DIMS["text"], generator=words),
         },
         pooled=torch.randn(size, DIMS["text"], generator=draw),
         labels=torch.rand(size, 6, generator=draw),

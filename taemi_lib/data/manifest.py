@@ -108,6 +108,17 @@ class Manifest:
             raise ChoiceError(f"there is no split {split!r}; the splits are: {', '.join(SPLITS)}")
         return self._with(self.table[self.table["split"] == split])
 
+    def thinned(self, split: str, count: int, seed: int = 0) -> Manifest:
+        """The same table with only `count` clips of `split`, drawn so that fewer are always a part of more.
+
+        Raises ValueError when the split has fewer clips.
+        """
+        ids = np.array(self.select(split).clip_ids, dtype=object)
+        if not 0 < count <= len(ids):
+            raise ValueError(f"{self.source}: {split} has {len(ids)} clips, asked for {count}")
+        dropped = np.random.default_rng(seed).permutation(ids)[count:]
+        return self._with(self.table.drop(index=dropped))
+
     def targets(self, clip_ids: Iterable[str]) -> np.ndarray:
         """Labels of these clips, (N, 6) float64 in the order of EMOTIONS. Raises ValueError naming unlabelled clips."""
         clip_ids = list(clip_ids)

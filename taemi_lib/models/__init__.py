@@ -6,18 +6,23 @@ import inspect
 import json
 from pathlib import Path
 
+from taemi_lib.models import ablations, anchors, baselines, controls, fusion, hallmen, misa, mult, savchenko2025, yu2024, yu2025, zhang2024
 from taemi_lib.models.base import Output, System
 from taemi_lib.models.batch import Batch, ClipDataset, LengthGroupedBatches, collate
-from taemi_lib.models.controls import AudioOnly, ConstantQuery, TextOnly, VisionOnly
 from taemi_lib.models.taemi import TAEMI
 from taemi_lib.profiles import ChoiceError
 
 __all__ = [
-    "TAEMI", "Batch", "ClipDataset", "LengthGroupedBatches", "Output", "System", "collate", "create", "load", "names",
+    "TAEMI", "Batch", "ClipDataset", "LengthGroupedBatches", "Output", "System", "collate", "create", "find", "load", "names",
 ]  # fmt: skip
 
 _SYSTEMS: dict[str, type[System]] = {
-    system.name: system for system in (TAEMI, ConstantQuery, TextOnly, AudioOnly, VisionOnly)
+    system.name: system
+    for system in (
+        TAEMI, *controls.SYSTEMS, *ablations.SYSTEMS, *anchors.SYSTEMS,
+        *baselines.SYSTEMS, *yu2024.SYSTEMS, *hallmen.SYSTEMS, *savchenko2025.SYSTEMS, *zhang2024.SYSTEMS, *yu2025.SYSTEMS,
+        *fusion.SYSTEMS, *mult.SYSTEMS, *misa.SYSTEMS,
+    )
 }
 
 
@@ -26,7 +31,8 @@ def names() -> list[str]:
     return list(_SYSTEMS)
 
 
-def _system(name: str) -> type[System]:
+def find(name: str) -> type[System]:
+    """The class of a system. Raises ChoiceError with the valid names."""
     if name not in _SYSTEMS:
         raise ChoiceError(f"there is no system {name!r}; the systems are: {', '.join(_SYSTEMS)}")
     return _SYSTEMS[name]
@@ -37,7 +43,7 @@ def create(name: str, **sizes) -> System:
 
     Raises ChoiceError for an unknown system or size, with the valid ones.
     """
-    system = _system(name)
+    system = find(name)
     known = list(inspect.signature(system).parameters)
     if unknown := set(sizes) - set(known):
         raise ChoiceError(f"{name} has no size {', '.join(sorted(unknown))}; its sizes are: {', '.join(known)}")
@@ -55,4 +61,4 @@ def load(folder: str | Path) -> System:
     saved = json.loads(config.read_text())
     if "system" not in saved:
         raise ValueError(f"{config} does not name its system: it was not written by this project's save_pretrained")
-    return _system(saved["system"]).from_pretrained(folder)
+    return find(saved["system"]).from_pretrained(folder)

@@ -7,6 +7,7 @@ A system is a `System` with a `name`, a `build` that makes its parts from the si
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +21,7 @@ from torch.nn import functional
 from taemi_lib.models.attention import SelfAttention, TimeFeatures
 from taemi_lib.models.batch import Batch
 from taemi_lib.models.missing import MissingToken
-from taemi_lib.profiles import EMOTIONS
+from taemi_lib.profiles import EMOTIONS, Training
 
 _CARD = """---
 {{ card_data }}
@@ -72,12 +73,14 @@ class Output:
     attention            {modality: (B, H, T)} weights of a system that attends with a query; padding has weight 0
     kept                 {modality: (B,) bool} what the system was shown: present and not left out by modality dropout
     losses               {name: scalar} what a system wants minimised beside its main loss (already weighted)
+    parts                {name: (B, 6)} predictions of the parts of a system that combines predictions (late fusion)
     """
 
     prediction: Tensor
     attention: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
     losses: dict[str, Tensor] = field(default_factory=dict)
+    parts: dict[str, Tensor] = field(default_factory=dict)
 
 
 class System(
@@ -92,9 +95,14 @@ class System(
 
     Arguments: widths of the encoders' features, then the sizes of profiles.Model with the paper's defaults. A system
     takes what it needs of them.
+
+    What training asks of a system, all of it optional: `loss` (or `Output.losses` beside the usual one), `stages` with `begin`,
+    `preset` and `calibrate`.
     """
 
     name: ClassVar[str]
+    stages: ClassVar[tuple[str, ...]] = ("fit",)  # one after the other; the last one makes the predictions
+    needs_partner: ClassVar[bool] = False  # whether it reads Batch.partner, another clip's text
 
     def __init__(
         self,
@@ -115,6 +123,7 @@ class System(
             dropout, input_dropout, modality_dropout, time_features,
         )  # fmt: skip
         self.build(self.sizes)
+        self.stage = self.stages[-1]
 
     def build(self, sizes: Sizes) -> None:
         """Make the parts. Called once, by the constructor."""
@@ -126,6 +135,25 @@ class System(
     def loss(self, output: Output, batch: Batch) -> Tensor:
         """Mean squared error over outputs and clips (paper, section 3.5) plus the system's own `output.losses`."""
         return functional.mse_loss(output.prediction.float(), batch.labels.float()) + sum(output.losses.values())
+
+    def begin(self, stage: str) -> None:
+        """A stage of training starts or goes on: `forward` and `loss` may read `self.stage`; freeze here what does not train in it.
+
+        Every stage has the whole schedule and early stopping to itself and starts from the best epoch of the one before, by its own
+        loss on the selection split; only epochs of the last stage are chosen by mean rho. A loaded system is in the last stage.
+        """
+        self.stage = stage
+
+    @classmethod
+    def preset(cls, training: Training) -> Training:
+        """The settings this system trains with, from those of the profile: for what its source fixes (say, large batches)."""
+        return training
+
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Set buffers from the labelled batches of the selection split, before each score of the last stage.
+
+        In evaluation mode, without gradients. Must depend on the weights and the batches only, or a resumed run would differ.
+        """
 
     def check(self, batch: Batch) -> None:
         """Raises ValueError naming both sizes when the batch's features are not as wide as this model's."""
@@ -239,10 +267,15 @@ class TextVector(nn.Module):
 
     def forward(self, batch: Batch, kept: Tensor) -> Tensor:
         if batch.pooled is None:
-            if batch.present["text"].any():
-                raise ValueError("the batch has text tokens but no text vector: set Batch.pooled (B, text_dim)")
+            check_text(batch)
             return self.token.in_vector(None, kept)
         return self.token.in_vector(self.input_dropout(batch.pooled.to(self.token.vector.dtype)), kept)
+
+
+def check_text(batch: Batch) -> None:
+    """Raises ValueError when clips have text but the batch has no text vectors."""
+    if batch.pooled is None and batch.present["text"].any():
+        raise ValueError("the batch has text tokens but no text vector: set Batch.pooled (B, text_dim)")
 
 
 def head(inputs: int, sizes: Sizes) -> nn.Sequential:

@@ -39,6 +39,8 @@ class Batch:
     present  {modality: (B,)} bool. Default: the modality has a real step (text without tokens: `pooled` is given).
              A modality with no real step is absent, whatever is claimed here
     pooled   (B, D) one text vector a clip, or None
+    partner  (B, D) another clip's text vector, for the controls that ask for one (ClipDataset.with_partners), or None. Read only
+             where the clip has text itself
     labels   (B, 6) in the order of EMOTIONS, or None
     clip_id  B names, for messages and tables
 
@@ -52,6 +54,7 @@ class Batch:
     pooled: Tensor | None = None
     labels: Tensor | None = None
     clip_id: list[str] | None = None
+    partner: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name in ("values", "mask", "times", "present"):
@@ -79,6 +82,8 @@ class Batch:
                 raise ValueError(f"Batch.{name} has {sorted(extra)}, but Batch.values has only {sorted(self.values)}")
         if self.pooled is not None:
             _check("pooled", self.pooled, (size, self.pooled.shape[-1]))
+        if self.partner is not None:
+            _check("partner", self.partner, (size, self.partner.shape[-1]))
         for name in MODALITIES:
             if name in self.values:
                 real = self.mask[name].any(dim=1)
@@ -103,7 +108,7 @@ class Batch:
         for name in ("values", "mask", "times", "present"):
             tensors = getattr(self, name)
             setattr(moved, name, {key: t.to(device, non_blocking=non_blocking) for key, t in tensors.items()})
-        for name in ("pooled", "labels"):
+        for name in ("pooled", "labels", "partner"):
             tensor = getattr(self, name)
             setattr(moved, name, None if tensor is None else tensor.to(device, non_blocking=non_blocking))
         return moved
@@ -220,6 +225,7 @@ class ClipDataset(torch.utils.data.Dataset):
         self.store, self.audio_average = store, audio_average
         self.clip_ids = [str(clip_id) for clip_id in manifest.table.index]
         self.targets = manifest.table[list(EMOTIONS)].to_numpy(dtype=np.float64, copy=True)
+        self.partners: dict[str, str] = {}  # clip -> the clip whose text its batches hold beside its own
         self._given_dims, self._free, self._kept = dict(dims or {}), cache_bytes, {}
         if missing := [clip_id for clip_id in self.clip_ids if clip_id not in store]:
             raise ValueError(
@@ -232,7 +238,9 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> tuple[ClipFeatures, np.ndarray]:
         """One clip's features (audio averaged) and its targets (6,)."""
-        clip_id = self.clip_ids[index]
+        return self._features(self.clip_ids[index]), self.targets[index]
+
+    def _features(self, clip_id: str) -> ClipFeatures:
         features = self._kept.get(clip_id)
         if features is None:
             features = self.store.read(clip_id)
@@ -242,16 +250,34 @@ class ClipDataset(torch.utils.data.Dataset):
             if size <= self._free:
                 self._free -= size
                 self._kept[clip_id] = features
-        return features, self.targets[index]
+        return features
 
     def collate(self, items: Sequence[tuple[ClipFeatures, np.ndarray]]) -> Batch:
         """Items of this dataset as a batch; labels only where every clip has them."""
         targets = np.stack([target for _, target in items])
-        return collate([clip for clip, _ in items], None if np.isnan(targets).any() else targets, dims=self.dims)
+        batch = collate([clip for clip, _ in items], None if np.isnan(targets).any() else targets, dims=self.dims)
+        if self.partners:
+            vectors = np.zeros(batch.pooled.shape, dtype=np.float32)
+            for row, clip_id in enumerate(batch.clip_id):
+                if clip_id in self.partners:
+                    vectors[row] = self._features(self.partners[clip_id]).pooled
+            batch = dataclasses.replace(batch, partner=torch.from_numpy(vectors))
+        return batch
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The clips at these positions."""
         return self.collate([self[int(index)] for index in indices])
+
+    def with_partners(self, seed: int = 0) -> ClipDataset:
+        """The same dataset, whose batches also hold another clip's text vector, `Batch.partner`.
+
+        Partners are drawn among the clips of this split that have text, so that who has text stays as it is: a derangement (nobody is
+        their own partner, everybody is somebody's) that depends on the seed and the clips only. A single clip gets none.
+        """
+        speaking = [clip_id for clip_id, shapes in zip(self.clip_ids, self._shapes) if "text" in shapes]
+        other = copy.copy(self)
+        other.partners = derangement(sorted(speaking), seed)
+        return other
 
     @cached_property
     def dims(self) -> dict[str, int]:
@@ -273,6 +299,12 @@ class ClipDataset(torch.utils.data.Dataset):
     def _shapes(self) -> list[dict[str, tuple[int, int]]]:
         """(T, D) of every clip's modalities, from the files' headers: nothing is read twice for it."""
         return [self.store.shapes(clip_id) for clip_id in self.clip_ids]
+
+
+def derangement(names: Sequence[str], seed: int) -> dict[str, str]:
+    """Each name with another one, none with itself: a random cycle through all of them. Fewer than two names: nobody."""
+    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    return dict(zip(order, order[1:] + order[:1])) if len(order) > 1 else {}
 
 
 class LengthGroupedBatches:

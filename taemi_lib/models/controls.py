@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import nn
 
 from taemi_lib.models.attention import LearnedQuery, masked_mean
@@ -64,3 +67,100 @@ class VisionOnly(StreamOnly):
     """The face alone: its self-attended sequence, masked mean, the same head."""
 
     name, modality = "vision_only", "vision"
+
+
+class TextGated(ConstantQuery):
+    """A constant query, and the text scales what it finds: "how much" without "where to look".
+
+        h_m = CrossAttention_m(constant, M')                        (B, d)
+        y = head([t; g_a * h_a; g_v * h_v]),  g_m = 2 sigmoid(W_m t + b_m)      gates (B, d) between 0 and 2
+    Ours; nothing in the paper. What TAEMI gains over it is not the product of text and sound, but the choice of the moment.
+    """
+
+    name = "text_gated"
+
+    def build(self, sizes: Sizes) -> None:
+        super().build(sizes)
+        self.gates = nn.ModuleList([nn.Linear(sizes.text_dim, sizes.width) for _ in self.streams])
+
+    def forward(self, batch: Batch) -> Output:
+        self.check(batch)
+        kept = self.modality_dropout(batch.present)
+        text = self.text(batch, kept["text"])  # (B, text_dim)
+        found, attention = self.look(self.query(text), batch, kept)
+        scaled = [2 * gate(text).sigmoid() * pooled for gate, pooled in zip(self.gates, found)]  # each (B, d)
+        return Output(self.head(torch.cat([text, *scaled], dim=-1)), attention, kept)
+
+
+class NoText(ConstantQuery):
+    """TAEMI without text: a learned query looks over sound and face, and nothing else is concatenated.
+
+    Modality dropout leaves out sound or face, never both.
+    """
+
+    name = "no_text"
+
+    def build(self, sizes: Sizes) -> None:
+        super().build(sizes)
+        del self.text
+        self.head = head(2 * sizes.width, sizes)
+
+    def forward(self, batch: Batch) -> Output:
+        self.check(batch)
+        kept = self.modality_dropout({name: batch.present[name] for name in self.streams})
+        found, attention = self.look(self.query(kept["audio"]), batch, kept)  # the query only counts the clips
+        return Output(self.head(torch.cat(found, dim=-1)), attention, kept)
+
+
+class NoTimeFeatures(TAEMI):
+    """TAEMI whose steps do not know their time: the query can choose by what happens, not by when (PAPER.md row 20)."""
+
+    name = "no_time_features"
+
+    def build(self, sizes: Sizes) -> None:
+        self.sizes = replace(sizes, time_features=False)
+        super().build(self.sizes)
+
+
+class ShuffledText(TAEMI):
+    """TAEMI that is told another clip's words, as query and in the concatenation, in training and test.
+
+    The other clip is of the same split (ClipDataset.with_partners); a clip without text stays without. What it keeps over `no_text`
+    is chance; what TAEMI gains over it is what the right words are worth. A batch without partners, such as a single clip to
+    predict, is treated as one without text.
+    """
+
+    name, needs_partner = "shuffled_text", True
+
+    def forward(self, batch: Batch) -> Output:
+        return super().forward(told_by_partner(batch))
+
+
+class ShuffledQuery(TAEMI):
+    """TAEMI with the true words in the concatenation and another clip's as the query, in training and test.
+
+    It has all of the text's information and a query that varies; only the query does not belong to the clip. Partners as in
+    `shuffled_text`.
+    """
+
+    name, needs_partner = "shuffled_query", True
+
+    def forward(self, batch: Batch) -> Output:
+        self.check(batch)
+        kept = self.modality_dropout(batch.present)
+        other = told_by_partner(batch)
+        query = self.query(self.text(other, kept["text"] & other.present["text"]))
+        found, attention = self.look(query, batch, kept)
+        return Output(self.head(torch.cat([self.text(batch, kept["text"]), *found], dim=-1)), attention, kept)
+
+
+def told_by_partner(batch: Batch) -> Batch:
+    """The same clips with their partners' text vectors, where they have text; without partners, nobody has."""
+    if batch.partner is None:
+        return replace(batch, present=batch.present | {"text": torch.zeros_like(batch.present["text"])})
+    return replace(batch, pooled=batch.partner)
+
+
+SYSTEMS = (
+    ConstantQuery, TextGated, TextOnly, AudioOnly, VisionOnly, NoText, NoTimeFeatures, ShuffledText, ShuffledQuery,
+)  # fmt: skip

@@ -6,7 +6,7 @@ PAPER.md rows 3, 4, 6, 7, 11, 13 and 20 decide what the paper leaves open.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from taemi_lib.models.attention import SingleQueryAttention
 from taemi_lib.models.base import Output, Sizes, Stream, System, TextVector, head
@@ -43,10 +43,14 @@ class TAEMI(System):
         self.check(batch)
         kept = self.modality_dropout(batch.present)
         text = self.text(batch, kept["text"])  # (B, text_dim)
-        query = self.query(text)  # (B, d)
-        parts, attention = [text], {}
+        found, attention = self.look(self.query(text), batch, kept)
+        return Output(self.head(torch.cat([text, *found], dim=-1)), attention, kept)
+
+    def look(self, query: Tensor, batch: Batch, kept: dict[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """What a query (B, d) finds in sound and face: [h_a, h_v], each (B, d), and with which attention."""
+        found, attention = [], {}
         for name, stream in self.streams.items():
             values, mask = stream(batch, kept[name])  # (B, T, d), (B, T)
             pooled, attention[name] = self.cross[name](query, values, mask)  # (B, d), (B, H, T)
-            parts.append(pooled)
-        return Output(self.head(torch.cat(parts, dim=-1)), attention, kept)
+            found.append(pooled)
+        return found, attention

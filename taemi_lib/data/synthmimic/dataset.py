@@ -24,7 +24,10 @@ from taemi_lib.data.manifest import Manifest, ManifestError
 from taemi_lib.data.synthmimic import render, world
 from taemi_lib.profiles import EMOTIONS, ChoiceError, Data
 
-VERSION = 1  # of the clips: raise it whenever the same seed gives another clip
+# Raise VERSION whenever the same seed gives another clip or other columns. 2 added the regimes both, text and face_cue: its clips
+# are those of 1, so a folder of version 1 only gets its label columns anew.
+VERSION = 2
+SAME_CLIPS = (1,)
 SHARES = {"train": 0.48, "selection": 0.10, "test": 0.42}
 TRUTH = "truth.parquet"
 SETTINGS = "generator.json"
@@ -42,8 +45,8 @@ def _write_json(path: Path, content: dict) -> None:
     os.replace(unfinished, path)
 
 
-def _truth(latents: world.Latents, speech, noise: float) -> dict:
-    """One row of truth.parquet, without id and split."""
+def _truth(latents: world.Latents, speech) -> dict:
+    """One row of truth.parquet, without id, split and labels."""
     row = {
         "voice": latents.voice,
         "identity": latents.identity,
@@ -64,6 +67,12 @@ def _truth(latents: world.Latents, speech, noise: float) -> dict:
             f"event{index}_face": latents.face[index],
             f"event{index}_voice": latents.voice_strength[index],
         }
+    return row
+
+
+def _labels(latents: world.Latents, noise: float) -> dict:
+    """The columns of every regime: which event counts (-1: both), the noiseless intensities, the labels."""
+    row = {}
     # the raters' moods are the same in every regime, so that regimes can be compared clip by clip
     for regime in world.REGIMES:
         true = world.noiseless(latents, regime)
@@ -74,19 +83,24 @@ def _truth(latents: world.Latents, speech, noise: float) -> dict:
     return row
 
 
-def _make(job: tuple[int, str], root: Path, seed: int, noise: float) -> None:
+def _latents(number: int, split: str, seed: int) -> world.Latents:
+    return world.draw(seed * 1_000_000 + number, split)
+
+
+def _make(job: tuple[int, str], root: Path, seed: int) -> None:
     """Write clip `number` and then, as the sign that it is complete, its row of truth."""
     number, split = job
     done = root / "rows" / f"{number:05d}.json"
     if not done.exists():
-        latents = world.draw(seed * 1_000_000 + number, split)
+        latents = _latents(number, split, seed)
         speech = render.write(latents, root / "raw" / f"{number:05d}.mp4")
-        _write_json(done, _truth(latents, speech, noise))
+        _write_json(done, _truth(latents, speech))
 
 
 def generate(root: str | Path, data: Data, processes: int | None = None, progress: bool = True) -> Path:
     """Make what is missing of `data.clips` clips in `root`; a complete folder is left as it is. Returns `root`.
 
+    A folder of a version with the same clips gets the label columns of this one; nothing is rendered again.
     A second command on the same folder waits, then finds the work done. Raises ManifestError if the folder was made with other
     settings, naming both, and ChoiceError for an unknown regime.
     """
@@ -101,14 +115,24 @@ def generate(root: str | Path, data: Data, processes: int | None = None, progres
             _write_json(root / SETTINGS, asked)
             if not (root / TRUTH).exists():
                 _fill(root, data, processes, progress)
+    elif _version(root) in SAME_CLIPS:
+        with files.locked(root):
+            _write_truth(root, _labelled(root, truth(root), data))
+            _write_json(root / SETTINGS, asked)
     shutil.rmtree(root / "rows", ignore_errors=True)  # also one left by a kill in the very last moment
     return root
+
+
+def _version(root: Path) -> int:
+    return json.loads((root / SETTINGS).read_text())["version"]
 
 
 def _refuse_other_settings(root: Path, asked: dict) -> None:
     settings = root / SETTINGS
     if settings.exists():
         found = json.loads(settings.read_text())
+        if found.get("version") in SAME_CLIPS:
+            found["version"] = VERSION
         differing = [
             f"{settings}: {key} is {found.get(key)}, asked for {asked[key]}"
             for key in asked
@@ -127,7 +151,7 @@ def _fill(root: Path, data: Data, processes: int | None, progress: bool) -> None
     for folder in ("raw", "rows"):
         (root / folder).mkdir(exist_ok=True)
     splits = split_of(data.clips)
-    make = partial(_make, root=root, seed=data.seed, noise=data.label_noise)
+    make = partial(_make, root=root, seed=data.seed)
     context = multiprocessing.get_context("spawn")  # a notebook's kernel holds threads; forking it would not be safe
     with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context, initializer=workers.end_with_parent) as executor:
         finished = executor.map(make, enumerate(splits), chunksize=4)
@@ -139,14 +163,32 @@ def _fill(root: Path, data: Data, processes: int | None, progress: bool) -> None
         {"clip_id": i, "split": split, **json.loads((root / "rows" / f"{i}.json").read_text())}
         for i, split in zip(ids, splits)
     ]
-    table = pd.DataFrame(rows).set_index("clip_id")
+    table = _labelled(root, pd.DataFrame(rows).set_index("clip_id"), data)
     official = table[[f"label/{world.REGIMES[0]}/{emotion}" for emotion in EMOTIONS]].set_axis(EMOTIONS, axis=1)
     official.index.name = "Filename"
     for name, chosen in (("train_split.csv", table["split"] != "test"), ("valid_split.csv", table["split"] == "test")):
         official[chosen].to_csv(root / name)
+    _write_truth(root, table)  # last: this file says that the folder is complete
+
+
+def _labelled(root: Path, table: pd.DataFrame, data: Data) -> pd.DataFrame:
+    """The table with the label columns of all regimes, made anew from the seed.
+
+    Raises ManifestError when what the table says already is not what the seed says: then the clips are others.
+    """
+    drawn = [_latents(number, split, data.seed) for number, split in enumerate(table["split"])]
+    labels = pd.DataFrame([_labels(latents, data.label_noise) for latents in drawn], index=table.index)
+    expected = labels.assign(sentence=[latents.sentence for latents in drawn])
+    if different := [name for name in expected if name in table and not (table[name] == expected[name]).all()]:
+        problem = f"{root / TRUTH}: {different[0]} is not what seed {data.seed} gives, so these are other clips"
+        raise ManifestError(str(root), [problem, "delete the folder or choose another data_root"])
+    return table.drop(columns=[name for name in labels if name in table]).join(labels)
+
+
+def _write_truth(root: Path, table: pd.DataFrame) -> None:
     unfinished = root / (TRUTH + ".part")
     table.to_parquet(unfinished)
-    os.replace(unfinished, root / TRUTH)  # last: this file says that the folder is complete
+    os.replace(unfinished, root / TRUTH)
 
 
 def truth(root: str | Path) -> pd.DataFrame:

@@ -18,8 +18,13 @@ from taemi_lib.profiles import EMOTIONS
 
 # The people and sentences of different pools never meet: "encoder" trained the micro backbones, the others are splits.
 POOLS = ("encoder", "train", "selection", "test")
-REGIMES = ("cue", "fixed")
+# A regime is another rule for the labels of the same clips; `counting_event` and `noiseless` say which.
+REGIMES = ("cue", "fixed", "both", "text", "face_cue")
 WEIGHTS = {"text": 0.3, "vision": 0.4, "audio": 0.3}
+TEXT_WEIGHTS = {"text": 0.6, "vision": 0.2, "audio": 0.2}  # of the regime `text`, where words say most of it themselves
+# In `both`, each of the two events shows with this share of its weight: labels stay in [0, 1] and spread as much as in `cue`,
+# so that the text part and the raters' noise weigh the same (at 1, two events would drown both; at 0.5, neither would show).
+BOTH_SHARE = 0.78
 TRACE = 0.08  # labels below this are recorded as 0: raters do not report traces, and real labels are sparse
 
 WORDS = {
@@ -200,16 +205,26 @@ def draw(seed: int, pool: str, complete: bool = False) -> Latents:
 
 
 def counting_event(latents: Latents, regime: str) -> int:
-    """Index of the event that counts in a regime: `cue`, what the words say; `fixed`, always the last."""
-    return {"cue": latents.cue, "fixed": 1}[regime]
+    """Index of the event that counts in a regime, -1 where both do.
+
+    cue       what the words say ("mostly at first")
+    fixed     always the last
+    both      both, each with BOTH_SHARE of its weight
+    text      as cue, but words, face and voice weigh .6/.2/.2
+    face_cue  what the glance held through the clip says: seen, not spoken, so that no transcript can tell
+    """
+    return {"cue": latents.cue, "fixed": 1, "both": -1, "text": latents.cue, "face_cue": latents.gaze}[regime]
 
 
 def noiseless(latents: Latents, regime: str) -> np.ndarray:
-    """(6,) intensities in [0, 1] before rating noise: WEIGHTS over what words, face and voice say."""
+    """(6,) intensities in [0, 1] before rating noise: the regime's weights over what words, face and voice say."""
+    weights = TEXT_WEIGHTS if regime == "text" else WEIGHTS
     event = counting_event(latents, regime)
-    intensities = WEIGHTS["text"] * np.array(latents.text)
-    shown = WEIGHTS["vision"] * latents.face[event] + WEIGHTS["audio"] * latents.voice_strength[event]
-    intensities[latents.emotions[event]] += shown
+    events, share = ((0, 1), BOTH_SHARE) if event < 0 else ((event,), 1.0)
+    intensities = weights["text"] * np.array(latents.text)
+    for index in events:  # the emotions of the two events differ: no intensity gets both
+        shown = weights["vision"] * latents.face[index] + weights["audio"] * latents.voice_strength[index]
+        intensities[latents.emotions[index]] += share * shown
     return intensities
 
 

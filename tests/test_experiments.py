@@ -1,0 +1,235 @@
+"""The grid of systems x seeds x regimes: made once, resumed, scored from stored predictions, the same tables every time."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import toy
+
+from taemi_lib import course, experiments, metrics, models, profiles, steps
+from taemi_lib.evaluation import predict_dataset
+from taemi_lib.experiments import Study, draw_masks, masked
+from taemi_lib.profiles import EMOTIONS, MODALITIES, ChoiceError, Data
+
+SMOKE = profiles.profile("smoke")
+# few clips, of a seed with which every emotion varies in every split of both regimes
+TINY = replace(
+    SMOKE, name="tiny", data=Data(clips=28, seed=8), training=replace(SMOKE.training, batch_size=8, epochs=2),
+    model=replace(SMOKE.model, width=16),
+)  # fmt: skip
+RUNS = ["regime", "system", "seed", "split", "mean_rho", *EMOTIONS, "parameters", "seconds", "peak_memory_mb", "learning_rate",
+        "versions"]  # fmt: skip
+COMPARISONS = ["regime", "table", "system", "reference", "delta", "low", "high", "p_holm", "verdict"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_search():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments, "RATES", (1.0, 3.0))
+        patch.setattr(experiments, "SEARCH_SEEDS", (0,))
+        yield
+
+
+def study(folder, systems=("taemi", "constant_query", "text_only"), regimes=("cue", "face_cue"), **options):
+    places = {"data_root": folder / "data", "runs_root": folder / "runs", "device": "cpu", "progress": False}
+    return Study(TINY, {regime: systems for regime in regimes}, seeds=(0, 1), **places, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    assert study(folder).run()
+    return folder
+
+
+def stamps(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.mark.slow
+def test_a_finished_grid_is_only_read(whole):
+    before = stamps(whole)
+    again = study(whole)
+    assert again.run()
+    again.write(whole / "first")
+    assert {path: stamp for path, stamp in stamps(whole).items() if "first" not in path.parts} == before
+    study(whole).write(whole / "second")
+    for name in ("runs", "comparisons", "ccc", "search", "missing_masks"):
+        assert (whole / "first" / f"{name}.csv").read_bytes() == (whole / "second" / f"{name}.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_tables_have_the_promised_columns_and_every_number_comes_from_a_run(whole):
+    found = study(whole)
+    folder = found.write(whole / "tables")
+    runs, ccc = pd.read_csv(folder / "runs.csv"), pd.read_csv(folder / "ccc.csv")
+    assert list(runs) == RUNS
+    assert list(pd.read_csv(folder / "comparisons.csv")) == COMPARISONS
+    assert list(ccc) == ["regime", "system", "seed", "split", "mean_ccc", *EMOTIONS]
+    assert runs.equals(runs.sort_values(["regime", "system", "seed", "split"], ignore_index=True))
+    assert set(runs["split"]) == {"test", "test_masked", "selection_official_style"}
+    for row in runs.itertuples():
+        job = found.jobs()[row.regime, row.system, row.seed]
+        if row.split == "selection_official_style":
+            expected = json.loads((job.folder(whole / "runs") / "metrics.json").read_text())["selection"]["mean_rho"]
+        else:
+            table = pd.read_parquet(job.folder(whole / "runs") / f"{row.split}.parquet")
+            values = table[["prediction", "target"]].to_numpy().reshape(-1, 6, 2)
+            expected = metrics.mean_pearson(values[..., 0], values[..., 1])
+            scored = metrics.ccc(values[..., 0], values[..., 1])
+            mine = ccc[(ccc[["regime", "system", "seed", "split"]] == list(row[1:5])).all(axis=1)]
+            assert mine[list(EMOTIONS)].to_numpy()[0] == pytest.approx(scored, abs=1e-4)
+        assert row.mean_rho == pytest.approx(expected, abs=1e-4)
+        assert row.parameters > 0 and row.peak_memory_mb > 50 and "torch" in row.versions
+
+
+@pytest.mark.slow
+def test_stored_predictions_are_those_of_the_best_checkpoint(whole):
+    found = study(whole)
+    job = found.jobs()["face_cue", "taemi", 1]
+    parts = steps.datasets(job.profile, whole / "data", whole / "runs", "cpu", progress=False)
+    model = models.load(job.folder(whole / "runs") / "best")
+    (_, stored), target = found.predictions("face_cue", "taemi")
+    np.testing.assert_allclose(stored, predict_dataset(model, parts["test"]).prediction, atol=1e-6)
+    np.testing.assert_array_equal(target, parts["test"].targets)
+    masks = pd.read_csv(whole / "runs" / "tiny" / "missing_masks.csv", dtype={"clip_id": str}).set_index("clip_id")
+    (_, hidden), _ = found.predictions("face_cue", "taemi", experiments.MASKED_TEST)
+    np.testing.assert_allclose(hidden, predict_dataset(model, masked(parts["test"], masks)).prediction, atol=1e-6)
+    assert np.abs(hidden - stored).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_the_rate_is_chosen_on_the_selection_split_in_the_first_regime_and_used_in_all(whole):
+    found = study(whole)
+    for system in ("taemi", "text_only"):
+        tried = found.search[found.search["system"] == system].set_index("learning_rate")
+        for rate, folder in ((0.002, system), (0.006, f"{system}-lr0.006")):
+            path = whole / "runs" / "tiny" / "systems" / "cue" / folder / "seed0" / "metrics.json"
+            assert tried["selection_rho"][rate] == json.loads(path.read_text())["selection"]["mean_rho"]
+        (best,) = tried.index[tried["chosen"]]
+        assert tried["selection_rho"][best] == tried["selection_rho"].max()
+        used = {found._run(job).config["training"]["learning_rate"] for key, job in found.jobs().items() if key[1] == system}
+        assert used == {best}
+
+
+@pytest.mark.slow
+def test_what_was_lost_is_made_again_with_the_same_numbers_and_nothing_else(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "copy")
+    found = study(tmp_path / "copy")
+    gone = found.jobs()["cue", "taemi", 1].folder(tmp_path / "copy" / "runs")
+    unscored = found.jobs()["face_cue", "text_only", 0].folder(tmp_path / "copy" / "runs")
+    before = stamps(tmp_path / "copy")
+    shutil.rmtree(gone)
+    (unscored / "test.parquet").unlink()
+    again = study(tmp_path / "copy", processes=1)
+    assert again.run()
+    after = stamps(tmp_path / "copy")
+    changed = {path for path in after if after[path] != before.get(path)}
+    assert all(path.is_relative_to(gone) or path == unscored / "test.parquet" for path in changed)
+    costs = ["seconds", "peak_memory_mb"]
+    pd.testing.assert_frame_equal(again.scores.drop(columns=costs), study(whole).scores.drop(columns=costs))
+
+
+@pytest.mark.slow
+def test_a_part_of_the_grid_leaves_the_rest_to_others(whole, tmp_path):
+    for name in ("data", "runs"):
+        shutil.copytree(whole / name, tmp_path / name)
+    shutil.rmtree(tmp_path / "runs" / "tiny" / "systems" / "face_cue")
+    first = study(tmp_path, systems=("text_only",), part=(1, 2))
+    assert first.run() is False
+    made = [key for key, job in first.jobs().items() if (job.folder(tmp_path / "runs") / "metrics.json").exists()]
+    assert made == [("cue", "text_only", 0), ("cue", "text_only", 1), ("face_cue", "text_only", 0)]
+    with pytest.raises(FileNotFoundError, match="text_only.* with seed 1 is not there yet"):
+        first.scores  # noqa: B018
+    assert study(tmp_path, systems=("text_only",), part=(2, 2)).run() is True
+
+
+@pytest.mark.slow
+def test_the_command_line_prints_a_verdict_for_each_system(whole, monkeypatch, capsys):
+    monkeypatch.setitem(profiles.PROFILES, "tiny", TINY)
+    places = ["--data-root", str(whole / "data"), "--runs-root", str(whole / "runs"), "--device", "cpu"]
+    before = stamps(whole / "runs")
+    arguments = ["compare", "constant_query", "text_only", "--profile", "tiny", "--seeds", "2", "--regime", "cue,face_cue"]
+    assert course.main([*arguments, *places, "--results", str(whole / "printed")]) == 0
+    printed = capsys.readouterr().out
+    assert "regime cue:" in printed and "regime face_cue:" in printed and "primary hypothesis" in printed
+    verdicts = ("better", "worse", "no detectable difference")
+    for system in ("constant_query", "text_only"):
+        rows = [line for line in printed.splitlines() if line.strip().startswith(system)]
+        assert len(rows) == 2 and all(any(word in row for word in verdicts) for row in rows)
+    assert (whole / "printed" / "comparisons.csv").exists()
+    assert stamps(whole / "runs") == before
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (["compare", "tame"], ["'tame'", "constant_query"]),
+        (["compare", "taemi", "--regime", "cue,sideways"], ["'sideways'", "cue, fixed, both, text, face_cue"]),
+        (["compare", "taemi", "--profile", "dmo"], ["'dmo'", "demo, smoke, paper"]),
+    ],
+)
+def test_wrong_names_are_one_line_with_the_valid_ones(arguments, parts, capsys):
+    assert course.main(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("taemi: ") and message.count("\n") == 1 and all(part in message for part in parts)
+
+
+@pytest.mark.parametrize("option, value", [("--seeds", "0"), ("--processes", "many"), ("--part", "3/2")])
+def test_wrong_numbers_are_one_line_too(option, value, capsys):
+    with pytest.raises(SystemExit) as caught:
+        course.main(["grid", option, value])
+    message = capsys.readouterr().err
+    assert caught.value.code == 2 and message.count("\n") == 1 and repr(value) in message
+
+
+def test_each_table_in_each_regime_is_one_family_and_the_primary_hypothesis_its_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(experiments, "check_systems", lambda names: None)  # whether or not they are built yet
+    families = experiments.whole_grid(TINY).families()
+    tables = [*experiments.TABLES, "table3_masked"]
+    assert [table for regime, table in families if regime == "cue"] == [*tables, "primary"]
+    assert families["cue", "primary"] == [("taemi", "constant_query", "test")]
+    for regime in ("fixed", "both", "text", "face_cue"):
+        assert [table for r, table in families if r == regime] == ["table3", "table4", "controls", "table3_masked"]
+    assert ("concat", "taemi", "test_masked") in families["cue", "table3_masked"]
+    for key, family in families.items():
+        assert all(system != reference for system, reference, _ in family), key
+    odd = Study(TINY, {"cue": ("taemi", "mine")}).families()
+    assert odd == {("cue", "others"): [("mine", "taemi", "test")]}
+    assert Study(TINY, {"cue": ("concat", "tfn")}).families() == {}  # nothing to hold them against
+
+
+def test_a_study_refuses_names_that_do_not_exist():
+    with pytest.raises(ChoiceError, match="'tame'"):
+        Study(TINY, {"cue": ("taemi", "tame")})
+    with pytest.raises(ChoiceError, match="'sideways'"):
+        Study(TINY, {"sideways": ("taemi",)})
+    assert experiments.regimes(profiles.profile("paper")) == ("vidmimic2",)
+
+
+def test_masks_take_each_modality_from_thirty_percent_but_never_the_last():
+    clips = toy.dataset(400)  # every fifth lacks a modality by itself
+    masks = draw_masks(clips)
+    assert masks.equals(draw_masks(clips)) and list(masks) == list(MODALITIES)
+    there = np.array([[name not in clips[i][0].absent for name in MODALITIES] for i in range(len(clips))])
+    assert (there & ~masks.to_numpy()).any(axis=1).all()
+    assert masks.sum().tolist() == [120, 120, 120]
+    assert 50 < (masks.sum(axis=1) == 2).sum() < 100 and not masks.all(axis=1).any()  # of 400 x 3 x .3 x .3 x .7
+
+
+def test_masked_clips_have_nothing_of_the_hidden_modality():
+    clips = toy.dataset(40)
+    masks = draw_masks(clips)
+    hidden = masked(clips, masks)
+    assert hidden.clip_ids == clips.clip_ids and hidden.dims == clips.dims
+    np.testing.assert_array_equal(hidden.targets, clips.targets)
+    batch, before = hidden.batch(range(40)), clips.batch(range(40))
+    for name in MODALITIES:
+        expected = before.present[name].numpy() & ~masks[name].to_numpy()
+        assert (batch.present[name].numpy() == expected).all()
+    features = hidden[int(np.argmax(masks["text"].to_numpy()))][0]
+    assert features.tokens is None and features.pooled is None and features.transcript is None and "text" in features.absent
+    assert hidden.lengths.sum() < clips.lengths.sum()

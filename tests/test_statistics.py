@@ -1,0 +1,167 @@
+"""Comparisons that can say no: the bootstrap over clips and seeds, its error rates in simulation, and Holm by hand."""
+
+import time
+
+import numpy as np
+import pytest
+
+from taemi_lib import metrics, statistics
+from taemi_lib.statistics import Comparison, compare, holm, resampled_rho
+
+
+def draw(rng, seeds=5, clips=200, between_seeds=0.0, same_errors=True, gain=1.0):
+    """Targets (N, 6) and the predictions of two systems: truth + what a system always gets wrong + what a seed gets wrong.
+
+    between_seeds  how much better some seeds are than others
+    same_errors    two copies of one system: what is hard for one is hard for the other
+    gain           how much larger the second system's errors are
+    """
+    target = np.clip(rng.gamma(1.0, 0.3, (clips, 6)) - 0.1, 0, 1)
+    wrong = rng.normal(size=(2, clips, 6))
+    systems = []
+    for number in range(2):
+        sizes = np.exp(between_seeds * rng.normal(size=seeds)) * (gain if number else 1.0)
+        errors = [0.6 * wrong[0 if same_errors else number] + 0.6 * rng.normal(size=(clips, 6)) for _ in range(seeds)]
+        systems.append([target / 0.3 + size * error for size, error in zip(sizes, errors, strict=True)])
+    return target, *systems
+
+
+def compared(target, first, second, n=200, seed=0):
+    return compare(resampled_rho(first, target, n, seed), resampled_rho(second, target, n, seed))
+
+
+def simulate(count, **world):
+    rng = np.random.default_rng(5)
+    return [compared(*draw(rng, **world), seed=number) for number in range(count)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "world",
+    [{"between_seeds": 0.03}, {"between_seeds": 0.1}, {"same_errors": False, "between_seeds": 0.03}],
+    ids=["clips matter most", "seeds matter most", "two systems, equally good"],
+)
+def test_a_planted_null_is_found_in_about_one_of_twenty(world):
+    results = simulate(500, **world)
+    false = np.mean([result.verdict != statistics.NO_DIFFERENCE for result in results])
+    assert 0.02 <= false <= 0.08
+    assert all((result.p <= 0.05) == (result.verdict != statistics.NO_DIFFERENCE) for result in results)
+
+
+@pytest.mark.slow
+def test_the_interval_covers_a_true_difference_and_the_difference_is_found():
+    results = simulate(400, between_seeds=0.1, gain=1.25)
+    truth = np.mean([result.delta for result in results])
+    assert 0.92 <= np.mean([result.low <= truth <= result.high for result in results]) <= 0.98
+    assert truth > 0.02 and np.mean([result.verdict == statistics.BETTER for result in results]) > 0.4
+    assert not any(result.verdict == statistics.WORSE for result in results)
+
+
+def test_every_resample_is_scored_as_the_metric_scores_it():
+    target, first, _ = draw(np.random.default_rng(0), seeds=2, clips=30)
+    rho = resampled_rho(first, target, n=20, seed=3)
+    assert rho.seeds == pytest.approx([metrics.mean_pearson(each, target) for each in first])
+    for number, rows in enumerate(metrics.resamples(target, 20, 3)):
+        expected = [metrics.mean_pearson(each[rows], target[rows]) for each in first]
+        assert rho.resampled[:, number] == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("ignore::taemi_lib.metrics.ConstantPrediction")
+def test_a_constant_emotion_counts_as_zero_in_every_resample():
+    target, first, _ = draw(np.random.default_rng(0), seeds=1, clips=30)
+    flat = first[0].astype(np.float32)
+    flat[:, 2] = 0.1
+    rho = resampled_rho([flat], target, n=10)
+    assert rho.seeds[0] == pytest.approx(metrics.mean_pearson(flat, target))
+    others = [k for k in range(6) if k != 2]
+    for number, rows in enumerate(metrics.resamples(target, 10, 0)):
+        rest = [np.corrcoef(flat[rows, k], target[rows, k])[0, 1] for k in others]
+        assert rho.resampled[0, number] == pytest.approx(sum(rest) / 6, abs=1e-6)
+
+
+def test_the_error_is_that_of_drawing_clips_and_seeds_together():
+    """With dice, where hardly any of the seeds' differences come from the clips, so that nothing is shrunk."""
+    rng = np.random.default_rng(7)
+    target, first, second = draw(rng, seeds=4, clips=400, between_seeds=0.3)
+    a, b = resampled_rho(first, target, 3000), resampled_rho(second, target, 3000)
+    drawn = []
+    for clips in range(3000):
+        seeds_a, seeds_b = rng.integers(4, size=(2, 3))  # 3 of 4
+        drawn.append(a.resampled[seeds_a, clips].mean() - b.resampled[seeds_b, clips].mean())
+    assert compare(a, b).error == pytest.approx(np.std(drawn), rel=0.05)
+
+
+def test_pairing_by_clip_makes_the_interval_narrower():
+    target, first, second = draw(np.random.default_rng(1), clips=300)
+    a, b = resampled_rho(first, target, 500), resampled_rho(second, target, 500)
+    shuffled = statistics.Rho(b.seeds, np.random.default_rng(0).permuted(b.resampled.T, axis=0).T)
+    assert compare(a, b).error < 0.75 * compare(a, shuffled).error
+
+
+def test_seeds_that_differ_widen_the_interval_and_the_sign_follows_the_order():
+    target, first, second = draw(np.random.default_rng(2))
+    same = [first[0]] * 5
+    a, b = resampled_rho(first, target, 200), resampled_rho(second, target, 200)
+    forth, back = compare(a, b), compare(b, a)
+    assert forth.delta == pytest.approx(-back.delta)
+    spread = statistics.Rho(a.seeds + np.array([-0.1, -0.05, 0, 0.05, 0.1]), a.resampled)
+    assert compare(spread, b).error > 2 * forth.error
+    assert compare(spread, b).freedom < 10
+    assert compare(resampled_rho(same, target, 200), b).freedom > 100  # seeds that say the same add nothing
+
+
+def test_a_system_is_not_different_from_itself():
+    target, first, _ = draw(np.random.default_rng(3), seeds=1)
+    result = compared(target, first, [2 * first[0] + 1])
+    assert result.delta == pytest.approx(0) and result.p == 1 and result.verdict == statistics.NO_DIFFERENCE
+
+
+def test_one_pair_of_five_seeds_on_five_hundred_clips_takes_less_than_a_second():
+    target, first, second = draw(np.random.default_rng(4), clips=500)
+    started = time.process_time()
+    compared(target, first, second, n=2000)
+    assert time.process_time() - started < 1
+
+
+def test_systems_resampled_differently_are_not_compared():
+    target, first, second = draw(np.random.default_rng(5), clips=20, seeds=2)
+    with pytest.raises(ValueError, match="20 and 30 resamples"):
+        compare(resampled_rho(first, target, 20), resampled_rho(second, target, 30))
+    with pytest.raises(ValueError, match="no predictions"):
+        resampled_rho([], target)
+
+
+def with_p(p, delta=1.0):
+    """A comparison of this two-sided p-value with a normal error."""
+    from scipy import stats
+
+    error = abs(delta) / stats.norm.isf(p / 2)
+    return Comparison(delta, 0.0, 0.0, p, error, float("inf"))
+
+
+def test_holm_by_hand():
+    # sorted: .01 x 4 = .04, .02 x 3 = .06 (fails), .03 x 2 = .06, .5 x 1 = .5
+    adjusted = holm({"c": with_p(0.03), "a": with_p(0.01), "d": with_p(0.5), "b": with_p(0.02)})
+    assert list(adjusted) == ["c", "a", "d", "b"]
+    assert {key: round(adjusted[key].p_holm, 10) for key in "abcd"} == {"a": 0.04, "b": 0.06, "c": 0.06, "d": 0.5}
+    verdicts = {key: adjusted[key].verdict for key in "abcd"}
+    assert verdicts == {"a": "better"} | dict.fromkeys("bcd", "no detectable difference")
+    # a has level 1 - .05 / 4; b failed at .05 / 3, and c and d share its level
+    reach = {key: (adjusted[key].high - adjusted[key].delta) / adjusted[key].error for key in "abcd"}
+    assert reach["a"] == pytest.approx(2.4977, abs=1e-3)
+    assert [reach[key] for key in "bcd"] == pytest.approx([2.3940] * 3, abs=1e-3)
+
+
+def test_holm_intervals_exclude_zero_exactly_where_the_adjusted_p_is_below_five_percent():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        family = {k: with_p(float(rng.beta(0.4, 4)), delta=float(rng.choice([-1, 1]))) for k in range(6)}
+        for key, result in holm(family).items():
+            assert (result.verdict != statistics.NO_DIFFERENCE) == (result.p_holm <= 0.05)
+            assert result.p_holm >= family[key].p
+            assert result.verdict in ("no detectable difference", "better" if result.delta > 0 else "worse")
+
+
+def test_a_family_of_one_is_not_adjusted():
+    (only,) = holm({"x": with_p(0.04)}).values()
+    assert only.p_holm == 0.04 and only.verdict == "better"
