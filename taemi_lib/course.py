@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import files, profiles
@@ -319,6 +319,8 @@ def build_parser() -> Parser:
     command.add_argument("--regime", default="cue", help="label sets of the generated clips, as in cue,fixed (default: cue)")
     add_study_options(command)
     command.add_argument("--results", type=Path, help="also write runs.csv, comparisons.csv, ... into this folder")
+    command.add_argument("--text", help="another text encoder: a folder or a name on the hub (needs a --runs-root of its own)")
+    command.add_argument("--text-pooling", default="mean", choices=("cls", "mean"), help="how that encoder sums up (default: mean)")
 
     command = commands.add_parser("grid", help="the whole study of the course: every system; writes results/ (hours)")
     add_study_options(command)
@@ -362,6 +364,9 @@ def print_study(options: argparse.Namespace) -> None:
     from . import experiments
 
     profile = profiles.profile(options.profile)
+    if getattr(options, "text", None):
+        encoders = replace(profile.encoders, text=options.text, text_pooling=options.text_pooling)
+        profile = replace(profile, encoders=encoders)
     places = {name: getattr(options, name) for name in ("data_root", "runs_root", "device", "processes")}
     places["seeds"] = tuple(range(options.seeds))
     if options.command == "grid":
@@ -371,12 +376,15 @@ def print_study(options: argparse.Namespace) -> None:
         wanted = dict.fromkeys(name.strip() for name in options.regime.split(","))
         study = experiments.Study(profile, {regime: tuple(systems) for regime in wanted}, **places)
     try:
-        if not study.run():
+        if not study.run() or (options.command == "grid" and not experiments.run_beside(study)):
             print("this part is done; bring the runs of all parts into one folder, then give the same command again")
             return
         print(experiments.summary(study))
         if options.results:
-            print(f"\ntables: {shown(study.write(options.results))}")
+            study.write(options.results)
+            if options.command == "grid":
+                experiments.write_beside(study, options.results)
+            print(f"\ntables: {shown(options.results)}")
     except profiles.ChoiceError:
         raise
     except (RuntimeError, ValueError) as error:  # a run that failed, or data and runs that do not fit what was asked for

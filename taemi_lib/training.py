@@ -189,7 +189,7 @@ def _train_stage(
     )  # fmt: skip
     with bar:
         while not _finished(history[earlier:], training):
-            started, epoch = time.perf_counter(), len(history) + 1
+            started, cpu_started, epoch = time.perf_counter(), time.process_time(), len(history) + 1
             _seed(seed, epoch)
             loader.set_epoch(epoch)
             entry = {"epoch": epoch} if len(stages) == 1 else {"epoch": epoch, "stage": stage}
@@ -197,6 +197,7 @@ def _train_stage(
             plain = accelerator.unwrap_model(network)
             entry |= _selection_scores(plain, selection) if final else _selection_loss(plain, selection)
             entry["seconds"] = time.perf_counter() - started
+            entry["cpu_seconds"] = time.process_time() - cpu_started  # what it cost, however busy the machine was
             history.append(entry)
             reached = f"mean rho {entry['selection_rho']:.3f}" if final else f"{stage} loss {entry['selection_loss']:.4f}"
             bar.set_postfix_str(f"{reached}, training loss {entry['loss']:.4f}")
@@ -344,6 +345,7 @@ def _finish(folder: Path, selection: ClipDataset, history: list[dict], config: d
         "epochs": len(history),
         "parameters": parameter_count(network),
         "seconds": sum(epoch["seconds"] for epoch in history),
+        "cpu_seconds": sum(epoch["cpu_seconds"] for epoch in history),
         "peak_memory_mb": _peak_memory(device),
         "device": device.type,
     }

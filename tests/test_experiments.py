@@ -9,9 +9,13 @@ import pandas as pd
 import pytest
 import toy
 
-from taemi_lib import course, experiments, metrics, models, profiles, steps
+from taemi_lib import course, experiments, explain, metrics, models, profiles, steps
+from taemi_lib.data import synthmimic
 from taemi_lib.evaluation import predict_dataset
-from taemi_lib.experiments import Study, draw_masks, masked
+from taemi_lib.experiments import Study
+from taemi_lib.experiments import study as study_module
+from taemi_lib.experiments import whole as whole_module
+from taemi_lib.experiments.masks import draw_masks, masked
 from taemi_lib.profiles import EMOTIONS, MODALITIES, ChoiceError, Data
 
 SMOKE = profiles.profile("smoke")
@@ -20,16 +24,18 @@ TINY = replace(
     SMOKE, name="tiny", data=Data(clips=28, seed=8), training=replace(SMOKE.training, batch_size=8, epochs=2),
     model=replace(SMOKE.model, width=16),
 )  # fmt: skip
-RUNS = ["regime", "system", "seed", "split", "mean_rho", *EMOTIONS, "parameters", "seconds", "peak_memory_mb", "learning_rate",
-        "versions"]  # fmt: skip
+RUNS = ["regime", "system", "seed", "split", "mean_rho", *EMOTIONS, "parameters", "seconds", "cpu_seconds", "peak_memory_mb",
+        "learning_rate", "versions"]  # fmt: skip
 COMPARISONS = ["regime", "table", "system", "reference", "delta", "low", "high", "p_holm", "verdict"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_search():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "RATES", (1.0, 3.0))
-        patch.setattr(experiments, "SEARCH_SEEDS", (0,))
+        patch.setattr(study_module, "RATES", (1.0, 3.0))
+        patch.setattr(study_module, "SEARCH_SEEDS", (0,))
+        patch.setattr(whole_module, "SIZES", (8, 11))
+        patch.setattr(whole_module, "SIZE_SYSTEMS", ("taemi", "text_only"))
         yield
 
 
@@ -57,7 +63,7 @@ def test_a_finished_grid_is_only_read(whole):
     again.write(whole / "first")
     assert {path: stamp for path, stamp in stamps(whole).items() if "first" not in path.parts} == before
     study(whole).write(whole / "second")
-    for name in ("runs", "comparisons", "ccc", "search", "missing_masks"):
+    for name in ("runs", "comparisons", "ccc", "attention", "search", "missing_masks"):
         assert (whole / "first" / f"{name}.csv").read_bytes() == (whole / "second" / f"{name}.csv").read_bytes()
 
 
@@ -129,7 +135,7 @@ def test_what_was_lost_is_made_again_with_the_same_numbers_and_nothing_else(whol
     after = stamps(tmp_path / "copy")
     changed = {path for path in after if after[path] != before.get(path)}
     assert all(path.is_relative_to(gone) or path == unscored / "test.parquet" for path in changed)
-    costs = ["seconds", "peak_memory_mb"]
+    costs = ["seconds", "cpu_seconds", "peak_memory_mb"]
     pd.testing.assert_frame_equal(again.scores.drop(columns=costs), study(whole).scores.drop(columns=costs))
 
 
@@ -186,8 +192,7 @@ def test_wrong_numbers_are_one_line_too(option, value, capsys):
     assert caught.value.code == 2 and message.count("\n") == 1 and repr(value) in message
 
 
-def test_each_table_in_each_regime_is_one_family_and_the_primary_hypothesis_its_own(monkeypatch, tmp_path):
-    monkeypatch.setattr(experiments, "check_systems", lambda names: None)  # whether or not they are built yet
+def test_each_table_in_each_regime_is_one_family_and_the_primary_hypothesis_its_own(monkeypatch):
     families = experiments.whole_grid(TINY).families()
     tables = [*experiments.TABLES, "table3_masked"]
     assert [table for regime, table in families if regime == "cue"] == [*tables, "primary"]
@@ -197,9 +202,49 @@ def test_each_table_in_each_regime_is_one_family_and_the_primary_hypothesis_its_
     assert ("concat", "taemi", "test_masked") in families["cue", "table3_masked"]
     for key, family in families.items():
         assert all(system != reference for system, reference, _ in family), key
+    monkeypatch.setattr(study_module, "check_systems", lambda names: None)  # "mine" is not built
     odd = Study(TINY, {"cue": ("taemi", "mine")}).families()
     assert odd == {("cue", "others"): [("mine", "taemi", "test")]}
     assert Study(TINY, {"cue": ("concat", "tfn")}).families() == {}  # nothing to hold them against
+
+
+@pytest.mark.slow
+def test_attention_is_held_against_planted_truth_where_there_is_a_decoy(whole):
+    found = study(whole, systems=("taemi", "text_only"))
+    table = found.attention
+    assert set(table["system"]) == {"taemi"} and set(table["regime"]) == {"cue", "face_cue"}  # text_only looks at nothing
+    job = found.jobs()["face_cue", "taemi", 0]
+    parts = steps.datasets(job.profile, whole / "data", whole / "runs", "cpu", progress=False)
+    predictions = predict_dataset(models.load(job.folder(whole / "runs") / "best"), parts["test"], attention=True)
+    truth = synthmimic.truth(steps.data_folder(job.profile, whole / "data"))
+    expected = explain.attention_ratios(predictions, truth, "face_cue")
+    row = table[(table["regime"] == "face_cue") & (table["seed"] == 0)].iloc[0]
+    assert row[["audio", "vision"]].to_dict() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_beside_the_grid_stand_fewer_clips_and_a_planted_null(whole, tmp_path):
+    for name in ("data", "runs"):
+        shutil.copytree(whole / name, tmp_path / name)
+    grid = study(tmp_path, regimes=("cue",))
+    assert experiments.run_beside(grid)
+    folder = experiments.write_beside(grid, grid.write(tmp_path / "tables"))
+    sizes = pd.read_csv(folder / "training_size.csv")
+    assert sizes.groupby(["train_clips", "system"]).size().to_dict() == {
+        (count, system): 2 for count in (8, 11, grid.train_clips) for system in ("taemi", "text_only")
+    }
+    assert grid.train_clips == 13  # all of this collection
+    for count, few in whole_module.fewer_clips(grid).items():
+        job = few.jobs()["cue", "taemi", 0]
+        config = json.loads((job.folder(tmp_path / "runs") / "config.json").read_text())
+        assert config["data"]["train"]["count"] == count
+        assert config["training"]["learning_rate"] == grid.jobs()["cue", "taemi", 0].profile.training.learning_rate
+    null = pd.read_csv(folder / "planted_null.csv")
+    assert list(null) == COMPARISONS and (null["system"] == null["reference"]).all() and len(null) == 2
+    assert {job.seed for job in whole_module.other_seeds(grid).jobs().values()} == {2, 3}
+    before = stamps(tmp_path / "runs")
+    assert experiments.run_beside(study(tmp_path, regimes=("cue",)))
+    assert stamps(tmp_path / "runs") == before
 
 
 def test_a_study_refuses_names_that_do_not_exist():

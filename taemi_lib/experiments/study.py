@@ -10,9 +10,10 @@ A run that is there is never made again, so a grid that was stopped goes on; the
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,118 +21,58 @@ import numpy as np
 import pandas as pd
 
 from taemi_lib import files, statistics, steps
-from taemi_lib.profiles import EMOTIONS, MODALITIES, ChoiceError, Profile, resolve
+from taemi_lib.experiments.plan import MASKED, PRIMARY, RATES, REFERENCE, SEARCH_SEEDS, TABLES
+from taemi_lib.profiles import EMOTIONS, ChoiceError, Profile, resolve
 from taemi_lib.steps import Job
 
 if TYPE_CHECKING:
+    from taemi_lib.evaluation import Predictions
     from taemi_lib.models.batch import ClipDataset
 
-REFERENCE = "taemi"
-PRIMARY = ("cue", "taemi", "constant_query")  # the one hypothesis that was chosen beforehand: a family of its own
-
-# What is compared with what: each table in each regime is one family of hypotheses (PAPER.md, Tables 2 to 4).
-TABLES = {
-    "table2": ("vit_baseline", "wav2vec2_baseline", "vit_wav2vec2_baseline", "yu2024", "hallmen2024", "savchenko2025",
-               "zhang2024", "yu2025", "hallmen2025"),
-    "table3": ("concat", "self_attention_only", "taemi_no_missing_tokens", "taemi_no_modality_dropout"),
-    "table4": ("vision_anchored", "audio_anchored", "vision_anchored_attention", "audio_anchored_attention"),
-    "controls": ("constant_query", "text_gated", "text_only", "audio_only", "vision_only", "no_text", "no_time_features",
-                 "shuffled_text", "shuffled_query"),
-    "fusion": ("tfn", "dynamic_fusion_graph", "mult", "misa"),
-}  # fmt: skip
-# Trained in every regime; the others in the first one only.
-EVERYWHERE = (REFERENCE, *TABLES["table3"], *TABLES["table4"], "constant_query", "text_only", "audio_only", "vision_only")
-# Missing tokens and modality dropout can do nothing for complete clips: these are scored under missing masks too.
-MASKED = (REFERENCE, *TABLES["table3"])
-
-RATES = (0.3, 1.0, 3.0)  # learning rates tried, in multiples of the profile's
-SEARCH_SEEDS = (0, 1)
-ABSENT = 0.3  # share of test clips that lack each modality under the masks
-
+COLUMNS = ["regime", "table", "system", "reference", "delta", "low", "high", "p_holm", "verdict"]
 TEST, MASKED_TEST = "test", "test_masked"
+ATTENTION = "attention.json"
 OFFICIAL = "selection_official_style"  # selected and reported on the same split: too good, kept to show by how much
-
-
-# ------------------------------------------------------------------------------------------------------- missing masks
-
-
-def draw_masks(test: ClipDataset, seed: int = 30) -> pd.DataFrame:
-    """Which modalities to take away from each test clip: bool columns audio, vision, text (True: absent), index clip_id.
-
-    Each is taken from a share ABSENT of the clips, to the clip; never the last one that a clip has.
-    """
-    rng = np.random.default_rng(seed)
-    there = np.array([[name not in test[index][0].absent for name in MODALITIES] for index in range(len(test))])
-    absent = np.zeros_like(there)
-    for column in rng.permutation(len(MODALITIES)):
-        others = np.delete(there & ~absent, column, axis=1).any(axis=1)
-        can_spare = np.flatnonzero(others)
-        absent[rng.choice(can_spare, min(round(ABSENT * len(test)), len(can_spare)), replace=False), column] = True
-    return pd.DataFrame(absent, columns=list(MODALITIES), index=pd.Index(test.clip_ids, name="clip_id"))
-
-
-class MaskedStore:
-    """A feature store that hides what `masks` says; the rest of the world reads it like the store itself."""
-
-    def __init__(self, store, masks: pd.DataFrame) -> None:
-        self.store, self.masks = store, masks
-        self.identity = getattr(store, "identity", None)
-
-    def __contains__(self, clip_id: object) -> bool:
-        return clip_id in self.masks.index and clip_id in self.store
-
-    def _hidden(self, clip_id: str) -> list[str]:
-        return [name for name in MODALITIES if self.masks.at[clip_id, name]]
-
-    def read(self, clip_id: str):
-        features = self.store.read(clip_id)
-        fields = {"audio": ("audio",), "vision": ("vision",), "text": ("tokens", "pooled", "transcript")}
-        hidden = self._hidden(clip_id)
-        nothing = {name: None for modality in hidden for name in fields[modality]}
-        damaged = {name: why for name, why in features.damaged.items() if name not in hidden}
-        absent = dict(features.absent) | {name: features.absent.get(name, "masked") for name in hidden}
-        return replace(features, **nothing, absent=absent, damaged=damaged)
-
-    def shapes(self, clip_id: str) -> dict[str, tuple[int, int]]:
-        hidden = self._hidden(clip_id)
-        return {name: shape for name, shape in self.store.shapes(clip_id).items() if name not in hidden}
-
-
-def masked(dataset: ClipDataset, masks: pd.DataFrame) -> ClipDataset:
-    """The same clips and labels with the modalities hidden that `masks` says."""
-    from taemi_lib.models.batch import ClipDataset
-
-    table = pd.DataFrame(dataset.targets, columns=list(EMOTIONS), index=dataset.clip_ids)
-    store = MaskedStore(dataset.store, masks)
-    return ClipDataset(store, _Rows(table), None, dataset.audio_average, dims=dataset.dims)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """What ClipDataset reads of a manifest."""
-
-    table: pd.DataFrame
 
 
 # ------------------------------------------------------------------------------------------------- one run, in a worker
 
 
-def _predict(run, dataset: ClipDataset, split: str) -> None:
-    """Store what a finished run says about a split, unless it is there."""
+def _predict(run, dataset: ClipDataset, split: str, attention: Callable[[Predictions], dict] | None = None) -> None:
+    """Store what a finished run says about a split, and where it looks, unless that is there."""
     from taemi_lib.evaluation import evaluate
 
-    path = run.folder / f"{split}.parquet"
+    path, looked = run.folder / f"{split}.parquet", run.folder / ATTENTION
+    if path.exists() and (attention is None or looked.exists()):
+        return
+    predictions = evaluate(run, dataset, "cpu", resamples=0, attention=attention is not None).predictions
+    if attention is not None and not looked.exists():
+        files.write_json(looked, attention(predictions))
     if not path.exists():
         buffer = io.BytesIO()
-        evaluate(run, dataset, "cpu", resamples=0).table.to_parquet(buffer, index=False)
+        predictions.table.to_parquet(buffer, index=False)
         files.write_bytes(path, buffer.getvalue())
 
 
+def _attention_ratios(predictions: Predictions, profile: Profile, data_root: str) -> dict[str, float]:
+    """{modality: attention on the event that counts / on the decoy} over sound and face, where there is planted truth with a decoy."""
+    seen = {name: weights for name, weights in predictions.attention.items() if name in ("audio", "vision")}
+    if profile.data.source != "synthmimic" or profile.data.regime == "both" or not seen:
+        return {}
+    from taemi_lib.data import synthmimic
+    from taemi_lib.explain import attention_ratios
+
+    truth = synthmimic.truth(steps.data_folder(profile, data_root))
+    return attention_ratios(replace(predictions, attention=seen), truth, profile.data.regime)
+
+
 def _train_and_predict(job: Job, data_root: str, runs_root: str, device: str) -> None:
+    from taemi_lib.experiments.masks import masked
+
     _forget_peak_memory()
     parts = steps.worker_datasets(job.profile, data_root, runs_root)
     run = job.train(parts, runs_root, device)
-    _predict(run, parts["test"], TEST)
+    _predict(run, parts["test"], TEST, partial(_attention_ratios, profile=job.profile, data_root=data_root))
     if job.system in MASKED:
         masks = pd.read_csv(_masks_file(job.profile, runs_root), dtype={"clip_id": str}).set_index("clip_id")
         _predict(run, masked(parts["test"], masks), MASKED_TEST)
@@ -153,6 +94,11 @@ def _splits(system: str) -> tuple[str, ...]:
     return (TEST, MASKED_TEST) if system in MASKED else (TEST,)
 
 
+def _products(system: str) -> list[str]:
+    """What stands beside a finished run."""
+    return [ATTENTION, *(f"{split}.parquet" for split in _splits(system))]
+
+
 # --------------------------------------------------------------------------------------------------------------- a study
 
 
@@ -164,6 +110,7 @@ class Study:
     seeds      of every system in every regime
     processes  None: as many as there are cores
     part       (2, 4): make the second fourth of the runs only; for several machines, on one runs folder or on copies of it
+    rates      {system: multiple of the profile's learning rate}; None: searched
     Raises ChoiceError for names that do not exist, with those that do.
     """
 
@@ -175,7 +122,8 @@ class Study:
     device: str = "auto"
     processes: int | None = None
     progress: bool | None = None
-    part: tuple[int, int] = field(default=(1, 1))
+    part: tuple[int, int] = (1, 1)
+    rates: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         check_regimes(self.profile, self.systems)
@@ -221,7 +169,7 @@ class Study:
 
     def run(self) -> bool:
         """Make what is missing: search first, then the grid. False when other parts of it are still to be made elsewhere."""
-        if not self._make([job for jobs in self._search_jobs().values() for job in jobs]):
+        if self.rates is None and not self._make([job for jobs in self._search_jobs().values() for job in jobs]):
             return False
         return self._make(list(self.jobs().values()))
 
@@ -240,12 +188,14 @@ class Study:
         from taemi_lib.training import is_finished
 
         folder = job.folder(self.runs_root)
-        return is_finished(folder) and all((folder / f"{split}.parquet").exists() for split in _splits(job.system))
+        return is_finished(folder) and all((folder / name).exists() for name in _products(job.system))
 
     def _store_masks(self, test: ClipDataset) -> None:
+        from taemi_lib.experiments.masks import draw_masks
+
         path = _masks_file(self.profile, self.runs_root)
         if not path.exists():
-            files.write_bytes(path, _csv(draw_masks(test).astype(int).reset_index()).encode())
+            write_table(path, draw_masks(test).astype(int).reset_index())
 
     # --- reading them
 
@@ -263,9 +213,9 @@ class Study:
         return table.assign(chosen=table.index.isin(best))
 
     @cached_property
-    def chosen(self) -> dict[str, float]:
+    def chosen(self) -> Mapping[str, float]:
         """{system: chosen multiple of the profile's learning rate}"""
-        return {row.system: row.factor for row in self.search[self.search["chosen"]].itertuples()}
+        return self.rates if self.rates is not None else {row.system: row.factor for row in self.search[self.search["chosen"]].itertuples()}
 
     def _run(self, job: Job):
         from taemi_lib.training import load_run
@@ -273,6 +223,11 @@ class Study:
         if not self._is_complete(job):
             raise FileNotFoundError(f"{job} is not there yet ({job.folder(self.runs_root)}): run the study first")
         return load_run(job.folder(self.runs_root))
+
+    @property
+    def train_clips(self) -> int:
+        """How many clips the runs were trained on."""
+        return self._run(next(iter(self.jobs().values()))).config["data"]["train"]["count"]
 
     def predictions(self, regime: str, system: str, split: str = TEST) -> tuple[list[np.ndarray], np.ndarray]:
         """One (N, 6) float32 for each seed, and the targets (N, 6) of the same clips."""
@@ -309,6 +264,7 @@ class Study:
             about = {
                 "parameters": run.metrics["parameters"],
                 "seconds": run.metrics["seconds"],
+                "cpu_seconds": run.metrics["cpu_seconds"],
                 "peak_memory_mb": run.metrics["peak_memory_mb"],
                 "learning_rate": run.config["training"]["learning_rate"],
                 "versions": ", ".join(f"{name} {number}" for name, number in run.config["versions"].items()),
@@ -343,51 +299,65 @@ class Study:
         return found
 
     @cached_property
+    def attention(self) -> pd.DataFrame:
+        """regime, system, seed, audio, vision: attention on the event that counts / on the decoy, of every run that looks at a stream."""
+        rows = []
+        for (regime, system, seed), job in self.jobs().items():
+            if ratios := json.loads((self._run(job).folder / ATTENTION).read_text()):
+                rows.append({"regime": regime, "system": system, "seed": seed, **ratios})
+        columns = ["regime", "system", "seed", "audio", "vision"]
+        return pd.DataFrame(rows, columns=columns).sort_values(columns[:3], ignore_index=True)
+
+    @cached_property
     def comparisons(self) -> pd.DataFrame:
         """regime, table, system, reference, delta (system minus reference), low, high, p_holm, verdict."""
         rows = []
         for (regime, table), family in self.families().items():
-            results = statistics.holm(
-                {
-                    (system, reference): statistics.compare(self.rho(regime, system, split), self.rho(regime, reference, split))
-                    for system, reference, split in family
-                }
-            )
-            for (system, reference), result in results.items():
-                row = {"regime": regime, "table": table, "system": system, "reference": reference, "delta": result.delta}
-                rows.append(row | {"low": result.low, "high": result.high, "p_holm": result.p_holm, "verdict": result.verdict})
-        columns = ["regime", "table", "system", "reference", "delta", "low", "high", "p_holm", "verdict"]
-        return pd.DataFrame(rows, columns=columns).sort_values(columns[:4], ignore_index=True)
+            pairs = {(system, reference): (self.rho(regime, system, split), self.rho(regime, reference, split))
+                     for system, reference, split in family}  # fmt: skip
+            rows += compared(regime, table, pairs)
+        return pd.DataFrame(rows, columns=COLUMNS).sort_values(COLUMNS[:4], ignore_index=True)
 
     def write(self, folder: str | Path = "results") -> Path:
-        """runs.csv, comparisons.csv, ccc.csv, search.csv and missing_masks.csv: sorted and rounded, so that the same runs give the same
-        files (but for seconds and memory, which no two runs have in common).
+        """runs.csv, comparisons.csv, ccc.csv, attention.csv, search.csv and missing_masks.csv: sorted and rounded, so that the same runs
+        give the same files (but for seconds and memory, which no two runs have in common).
         """
         folder = resolve(folder)
         folder.mkdir(parents=True, exist_ok=True)
         key, concordance = ["regime", "system", "seed", "split"], [f"ccc/{name}" for name in EMOTIONS]
         runs = self.scores.drop(columns=["mean_ccc", *concordance])
         ccc = self.scores[[*key, "mean_ccc", *concordance]].set_axis([*key, "mean_ccc", *EMOTIONS], axis=1)
-        for name, table in {
-            "runs": runs.assign(seconds=runs["seconds"].round(1), peak_memory_mb=runs["peak_memory_mb"].round().astype(int)),
-            "comparisons": self.comparisons.assign(p_holm=[float(f"{p:.2g}") for p in self.comparisons["p_holm"]]),
-            "ccc": ccc,
-            "search": self.search.drop(columns="factor"),
-        }.items():
-            files.write_bytes(folder / f"{name}.csv", _csv(_rounded(table)).encode())
+        write_table(folder / "runs.csv", _readable_costs(runs))
+        write_table(folder / "comparisons.csv", self.comparisons)
+        write_table(folder / "ccc.csv", ccc)
+        write_table(folder / "attention.csv", self.attention)
+        if self.rates is None:
+            write_table(folder / "search.csv", self.search.drop(columns="factor"))
         files.write_bytes(folder / "missing_masks.csv", _masks_file(self.profile, self.runs_root).read_bytes())
         return folder
 
 
-def _rounded(table: pd.DataFrame) -> pd.DataFrame:
-    """Scores to four digits; without the minus of a rounded zero."""
-    exact = ("p_holm", "learning_rate", "seconds")
+def compared(regime: str, table: str, pairs: Mapping[tuple[str, str], tuple[statistics.Rho, statistics.Rho]]) -> list[dict]:
+    """One family of comparisons as rows of comparisons.csv. pairs: {(system, reference): their Rho}"""
+    results = statistics.holm({names: statistics.compare(*rhos) for names, rhos in pairs.items()})
+    return [
+        {"regime": regime, "table": table, "system": system, "reference": reference, "delta": result.delta,
+         "low": result.low, "high": result.high, "p_holm": float(f"{result.p_holm:.2g}"), "verdict": result.verdict}
+        for (system, reference), result in results.items()
+    ]  # fmt: skip
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """CSV with scores to four digits, without the minus of a rounded zero; written in one step."""
+    exact = ("p_holm", "learning_rate", "seconds", "cpu_seconds")
     scores = [name for name in table.select_dtypes("float") if name not in exact]
-    return table.assign(**{name: table[name].round(4) + 0.0 for name in scores})
+    rounded = table.assign(**{name: table[name].round(4) + 0.0 for name in scores})
+    files.write_bytes(path, rounded.to_csv(index=False, lineterminator="\n").encode())
 
 
-def _csv(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, lineterminator="\n")
+def _readable_costs(table: pd.DataFrame) -> pd.DataFrame:
+    seconds = {name: table[name].round(1) for name in ("seconds", "cpu_seconds")}
+    return table.assign(**seconds, peak_memory_mb=table["peak_memory_mb"].round().astype(int))
 
 
 # ------------------------------------------------------------------------------------------------------ names and studies
@@ -416,13 +386,6 @@ def check_systems(names: Iterable[str]) -> None:
         find(name)
 
 
-def whole_grid(profile: Profile, **options) -> Study:
-    """The study of the committed results: all systems in the first regime, those of EVERYWHERE in the others."""
-    first, *others = regimes(profile)
-    everything = (REFERENCE, *(system for table in TABLES.values() for system in table))
-    return Study(profile, {first: everything} | {regime: EVERYWHERE for regime in others}, **options)
-
-
 def summary(study: Study) -> str:
     """The comparisons as a text table for each regime: scores over seeds, difference to the reference, verdict, cost."""
     lines = []
@@ -431,12 +394,12 @@ def summary(study: Study) -> str:
         here = scores[scores["regime"] == regime]
         lines += [f"regime {regime}: mean rho over {len(study.seeds)} seeds, test split; differences to {REFERENCE}, Holm-adjusted 95 %",
                   f"  {'system':28} {'rho':>5} {'SD':>5} {'official':>8}  {'difference':>10} {'interval':>16} {'p':>7}  "
-                  f"{'verdict':24} {'parameters':>10} {'seconds':>7} {'rate':>7}"]  # fmt: skip
+                  f"{'verdict':24} {'parameters':>10} {'CPU s':>7} {'rate':>7}"]  # fmt: skip
         for system in study.systems[regime]:
             own = here[here["system"] == system]
             test, official = (own[own["split"] == split]["mean_rho"] for split in (TEST, OFFICIAL))
             spread = f"{test.std():.3f}"[1:] if len(test) > 1 else "-"
-            cost = f"{own['parameters'].iloc[0]:10,} {own['seconds'].mean():7.1f} {own['learning_rate'].iloc[0]:7g}"
+            cost = f"{own['parameters'].iloc[0]:10,} {own['cpu_seconds'].mean():7.1f} {own['learning_rate'].iloc[0]:7g}"
             rows = compared[(compared["regime"] == regime) & (compared["system"] == system) & (compared["reference"] == REFERENCE)
                             & (compared["table"] != "table3_masked")]  # fmt: skip
             difference = f"{'':10} {'':16} {'':7}  {'the reference' if system == REFERENCE else '':24}"
