@@ -15,9 +15,9 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -118,61 +118,54 @@ def train(
         if is_finished(folder):
             return load_run(folder)
         with devices.threads(threads), _own_random_numbers(place):
-            _train(system, train, selection, config, training, folder, seed, place, progress)
+            _train(_Work(system, train, selection, config, training, folder, seed, place, progress))
         return load_run(folder)
 
 
-def _train(
-    system: str,
-    train: ClipDataset,
-    selection: ClipDataset,
-    config: dict,
-    training: profiles.Training,
-    folder: Path,
-    seed: int,
-    device: torch.device,
-    progress: bool,
-) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        torch.cuda.reset_peak_memory_stats(device)
-    if models.find(system).needs_partner:
-        train, selection = train.with_partners(), selection.with_partners()
-    files.mend_folder(folder / "last")
-    state = folder / "last" / "state.json"
+@dataclass(frozen=True)
+class _Work:
+    """One training, as `train` was asked for it."""
+
+    system: str
+    train: ClipDataset
+    selection: ClipDataset
+    config: dict
+    training: profiles.Training
+    folder: Path
+    seed: int
+    device: torch.device
+    progress: bool
+
+
+def _train(work: _Work) -> None:
+    if work.device.type == "cuda":
+        torch.cuda.set_device(work.device)
+        torch.cuda.reset_peak_memory_stats(work.device)
+    system = models.find(work.system)
+    if system.needs_partner:
+        work = replace(work, train=work.train.with_partners(), selection=work.selection.with_partners())
+    files.mend_folder(work.folder / "last")
+    state = work.folder / "last" / "state.json"
     history = json.loads(state.read_text())["history"] if state.exists() else []
-    stages = models.find(system).stages
-    reached = history[-1].get("stage", stages[-1]) if history else stages[0]
-    for stage in stages[stages.index(reached) :]:
-        _train_stage(stage, stages, history, system, train, selection, config, training, folder, seed, device, progress)
-    _finish(folder, selection, history, config, device)
+    reached = history[-1].get("stage", system.stages[-1]) if history else system.stages[0]
+    for stage in system.stages[system.stages.index(reached) :]:
+        _train_stage(work, stage, history)
+    _finish(work, history)
 
 
-def _train_stage(
-    stage: str,
-    stages: Sequence[str],
-    history: list[dict],
-    system: str,
-    train: ClipDataset,
-    selection: ClipDataset,
-    config: dict,
-    training: profiles.Training,
-    folder: Path,
-    seed: int,
-    device: torch.device,
-    progress: bool,
-) -> None:
+def _train_stage(work: _Work, stage: str, history: list[dict]) -> None:
     """Start the stage, or go on with it; its epochs are added to `history`. Most systems have one stage: the training."""
+    stages, training = models.find(work.system).stages, work.training
     earlier = sum(entry.get("stage", stage) != stage for entry in history)  # epochs of the stages before
     final = stage == stages[-1]
-    best, last = folder / ("best" if final else f"best_{stage}"), folder / "last"
-    accelerator = _accelerator(device, training)
-    _seed(seed, 0)
-    batches = LengthGroupedBatches(train.lengths, training.batch_size, seed)
-    loader = DataLoader(train, batch_sampler=batches, collate_fn=train.collate)
-    network = models.create(system, **config["sizes"])
+    best, last = work.folder / ("best" if final else f"best_{stage}"), work.folder / "last"
+    accelerator = _accelerator(work.device, training)
+    _seed(work.seed, 0)
+    batches = LengthGroupedBatches(work.train.lengths, training.batch_size, work.seed)
+    loader = DataLoader(work.train, batch_sampler=batches, collate_fn=work.train.collate)
+    network = models.create(work.system, **work.config["sizes"])
     if earlier:
-        load_model(network, folder / f"best_{stages[stages.index(stage) - 1]}" / "model.safetensors")
+        load_model(network, work.folder / f"best_{stages[stages.index(stage) - 1]}" / "model.safetensors")
     network.begin(stage)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
@@ -185,23 +178,24 @@ def _train_stage(
 
     bar = tqdm(
         total=training.epochs * len(batches), initial=(len(history) - earlier) * len(batches),
-        desc=f"{system}, seed {seed}" + ("" if len(stages) == 1 else f", {stage}"), unit="batch", disable=not progress,
+        desc=f"{work.system}, seed {work.seed}" + ("" if len(stages) == 1 else f", {stage}"), unit="batch",
+        disable=not work.progress,
     )  # fmt: skip
     with bar:
         while not _finished(history[earlier:], training):
             started, cpu_started, epoch = time.perf_counter(), time.process_time(), len(history) + 1
-            _seed(seed, epoch)
+            _seed(work.seed, epoch)
             loader.set_epoch(epoch)
             entry = {"epoch": epoch} if len(stages) == 1 else {"epoch": epoch, "stage": stage}
             entry |= _one_epoch(accelerator, network, optimizer, loader, schedule, epoch - earlier, bar)
             plain = accelerator.unwrap_model(network)
-            entry |= _selection_scores(plain, selection) if final else _selection_loss(plain, selection)
+            entry |= _selection_scores(plain, work.selection) if final else _selection_loss(plain, work.selection)
             entry["seconds"] = time.perf_counter() - started
             entry["cpu_seconds"] = time.process_time() - cpu_started  # what it cost, however busy the machine was
             history.append(entry)
             reached = f"mean rho {entry['selection_rho']:.3f}" if final else f"{stage} loss {entry['selection_loss']:.4f}"
             bar.set_postfix_str(f"{reached}, training loss {entry['loss']:.4f}")
-            card = {"training": f"epoch {epoch}, {reached} on the selection split, seed {seed}"}
+            card = {"training": f"epoch {epoch}, {reached} on the selection split, seed {work.seed}"}
             # best/ first: killed before last/ is in place, the epoch is repeated and writes the same best/ again.
             if _merit(entry) > max([-math.inf, *map(_merit, history[earlier:-1])]):
                 with files.new_folder(best) as fresh:
@@ -210,7 +204,7 @@ def _train_stage(
                 plain.save_pretrained(fresh, model_card_kwargs=card)
                 torch.save(_optimizer_state(accelerator, optimizer), fresh / "optimizer.pt")
                 files.write_json(fresh / "state.json", {"history": history})
-            files.write_json(folder / "history.json", history)
+            files.write_json(work.folder / "history.json", history)
 
 
 def _selection_scores(network: System, selection: ClipDataset) -> dict:
@@ -329,27 +323,27 @@ def _resume(last: Path, accelerator: Accelerator, network, optimizer) -> None:
         accelerator.scaler.load_state_dict(saved["scaler"])
 
 
-def _finish(folder: Path, selection: ClipDataset, history: list[dict], config: dict, device: torch.device) -> None:
+def _finish(work: _Work, history: list[dict]) -> None:
     """Score the best checkpoint, write its predictions; metrics.json comes last: it says that the run is complete."""
-    network = models.load(folder / "best")
-    result: Predictions = predict_dataset(network, selection, device)
+    network = models.load(work.folder / "best")
+    result: Predictions = predict_dataset(network, work.selection, work.device)
     scores = score(result, resamples=0)
     buffer = result.table.to_parquet(index=False)
-    files.write_bytes(folder / "predictions.parquet", buffer)
-    files.write_json(folder / "history.json", history)
+    files.write_bytes(work.folder / "predictions.parquet", buffer)
+    files.write_json(work.folder / "history.json", history)
     numbers = {
-        "system": config["system"],
-        "seed": config["seed"],
+        "system": work.system,
+        "seed": work.seed,
         "selection": scores.as_dict(),
         "best_epoch": _best_epoch(history),
         "epochs": len(history),
         "parameters": parameter_count(network),
         "seconds": sum(epoch["seconds"] for epoch in history),
         "cpu_seconds": sum(epoch["cpu_seconds"] for epoch in history),
-        "peak_memory_mb": _peak_memory(device),
-        "device": device.type,
+        "peak_memory_mb": _peak_memory(work.device),
+        "device": work.device.type,
     }
-    files.write_json(folder / "metrics.json", numbers)
+    files.write_json(work.folder / "metrics.json", numbers)
 
 
 def _config(system, train, selection, model, training, seed, encoders) -> dict:

@@ -155,10 +155,10 @@ def _kill_at(moment, patch):
     elif moment == "between the stages":
         stage = training._train_stage
 
-        def first_only(name, *arguments):
+        def first_only(work, name, *arguments):
             if name == "fit":
                 raise Killed
-            stage(name, *arguments)
+            stage(work, name, *arguments)
 
         patch.setattr(training, "_train_stage", first_only)
     elif moment == "before last":

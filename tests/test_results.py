@@ -1,0 +1,107 @@
+"""The committed results: complete, consistent with each other, quoted rightly by the README, and what the issue of the claim demands."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from taemi_lib import models
+from taemi_lib.data.synthmimic.world import REGIMES
+from taemi_lib.experiments import EVERYWHERE, MASKED, NULL_SYSTEMS, PRIMARY, REFERENCE, SIZE_SYSTEMS, SIZES, TABLES
+from taemi_lib.profiles import EMOTIONS, ROOT
+
+RESULTS = ROOT / "results"
+SEEDS = list(range(5))
+TABLED = {REFERENCE, *(system for table in TABLES.values() for system in table)}
+
+
+def read(name):
+    return pd.read_csv(RESULTS / f"{name}.csv")
+
+
+def verdict(regime, table, system):
+    rows = read("comparisons").set_index(["regime", "table", "system"])
+    return rows.loc[(regime, table, system)]
+
+
+def test_every_system_is_in_a_table():
+    assert TABLED == set(models.names())
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_every_system_has_all_its_runs(regime):
+    runs = read("runs")
+    expected = TABLED if regime == REGIMES[0] else set(EVERYWHERE)
+    for split, systems in (("test", expected), ("selection_official_style", expected), ("test_masked", set(MASKED))):
+        seeds = runs[(runs["regime"] == regime) & (runs["split"] == split)].groupby("system")["seed"].apply(sorted)
+        assert set(seeds.index) == systems and all(found == SEEDS for found in seeds)
+
+
+def test_comparisons_are_differences_of_the_runs():
+    runs, compared = read("runs"), read("comparisons")
+    mean = runs.groupby(["regime", "system", "split"])["mean_rho"].mean()
+    for row in compared.itertuples():
+        split = "test_masked" if row.table == "table3_masked" else "test"
+        difference = mean[row.regime, row.system, split] - mean[row.regime, row.reference, split]
+        assert row.delta == pytest.approx(difference, abs=2e-4), row
+        assert row.low <= row.delta <= row.high
+        clear = "better" if row.low > 0 else "worse" if row.high < 0 else "no detectable difference"
+        assert row.verdict == clear and (row.p_holm <= 0.05) == (clear != "no detectable difference"), row
+    np.testing.assert_allclose(runs[list(EMOTIONS)].mean(axis=1), runs["mean_rho"], atol=1e-4)
+
+
+def test_the_rate_of_each_system_is_the_best_of_three_on_the_selection_split():
+    runs, search = read("runs"), read("search")
+    for system, tried in search.groupby("system"):
+        assert len(tried) == 3 and tried["chosen"].sum() == 1
+        best = tried[tried["chosen"]].iloc[0]
+        assert best["selection_rho"] == tried["selection_rho"].max()
+        assert set(runs[runs["system"] == system]["learning_rate"]) == {best["learning_rate"]}
+
+
+def test_the_mechanism_works_where_words_say_what_counts():
+    """Regime cue, intervals adjusted for the whole table."""
+    regime, system, control = PRIMARY
+    primary = verdict(regime, "primary", system)
+    assert primary["reference"] == control and primary["low"] > 0
+    for table, rival in (("controls", "constant_query"), ("table3", "concat"), ("controls", "shuffled_query"),
+                         ("controls", "shuffled_text"), ("controls", "text_only"), ("controls", "audio_only"),
+                         ("controls", "vision_only")):  # fmt: skip
+        assert verdict(regime, table, rival)["high"] < 0, rival
+    ratios = read("attention")
+    ratios = ratios[ratios["regime"] == regime].groupby("system")[["audio", "vision"]].median()
+    assert ratios.loc["taemi"].max() > 2 and (ratios.loc["constant_query"] - 1).abs().max() < 0.3
+
+
+def test_a_system_is_not_told_from_itself():
+    null = read("planted_null")
+    assert set(null["system"]) == set(NULL_SYSTEMS) and (null["system"] == null["reference"]).all()
+    assert (null["verdict"] == "no detectable difference").all()
+
+
+def test_the_sweep_has_all_sizes():
+    sizes = read("training_size")
+    counts = sizes.groupby(["system", "train_clips"]).size()
+    assert set(sizes["system"]) == set(SIZE_SYSTEMS) and (counts == len(SEEDS)).all()
+    assert sorted(set(sizes["train_clips"]))[:-1] == list(SIZES)
+
+
+def test_the_readme_quotes_the_results():
+    """Rows of its table of systems: | name | rho +- SD | difference [low, high] | verdict |"""
+    runs = read("runs")
+    rho = runs[(runs["regime"] == "cue") & (runs["split"] == "test")].groupby("system")["mean_rho"]
+    mean, sd = rho.mean(), rho.std()
+    number = r"([+-]?\.\d+)"
+    row = re.compile(rf"\| \**(\w+)\**[^|]*\| \**{number} ± {number}\** \| (?:{number} \[{number}, {number}\] \| ([a-z ]+) )?", re.M)
+    found = {match[1]: match.groups()[1:] for match in row.finditer((ROOT / "README.md").read_text())}
+    assert REFERENCE in found and len(found) >= 10
+    compared = read("comparisons")
+    compared = compared[(compared["regime"] == "cue") & (compared["reference"] == REFERENCE) & (compared["table"] != "table3_masked")]
+    compared = compared.set_index("system")
+    for system, (score, spread, *difference, said) in found.items():
+        assert (float(score), float(spread)) == (pytest.approx(mean[system], abs=0.00051), pytest.approx(sd[system], abs=0.00051)), system
+        if system != REFERENCE:
+            expected = compared.loc[system, ["delta", "low", "high"]].to_numpy(float)
+            np.testing.assert_allclose(np.array(difference, float), expected, atol=0.00051, err_msg=system)
+            assert said.strip() == compared.loc[system, "verdict"]
