@@ -105,3 +105,18 @@ def test_the_readme_quotes_the_results():
             expected = compared.loc[system, ["delta", "low", "high"]].to_numpy(float)
             np.testing.assert_allclose(np.array(difference, float), expected, atol=0.00051, err_msg=system)
             assert said.strip() == compared.loc[system, "verdict"]
+
+
+def test_the_readme_quotes_the_regimes():
+    """Rows | `regime` | ... | taemi | constant_query | concat | taemi minus constant_query [low, high], verdict |"""
+    runs = read("runs")
+    mean = runs[runs["split"] == "test"].groupby(["regime", "system"])["mean_rho"].mean()
+    number = r"([+-]?\.\d+)"
+    row = re.compile(rf"\| `(\w+)` \|[^|]*\| {number} \| {number} \| {number} \| {number} \[{number}, {number}\], ([a-z ]+) \|")
+    found = {match[1]: match.groups()[1:] for match in row.finditer((ROOT / "README.md").read_text())}
+    assert list(found) == list(REGIMES)
+    for regime, (*quoted, said) in found.items():
+        expected = verdict(regime, "controls", "constant_query")  # constant_query minus taemi: the other way round
+        numbers = [*(mean[regime, name] for name in ("taemi", "constant_query", "concat")), *(-expected[["delta", "high", "low"]])]
+        np.testing.assert_allclose(np.array(quoted, float), np.array(numbers, float), atol=0.00051, err_msg=regime)
+        assert said == {"better": "worse", "worse": "better"}.get(expected["verdict"], expected["verdict"])

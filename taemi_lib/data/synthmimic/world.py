@@ -5,6 +5,7 @@ Everything random about a clip is decided here, in one `Latents` record, before 
 
 A clip holds two clauses and, during each, one short expressive event in face and voice. The words of the clauses name two
 emotions; the events show two others; a cue in the sentence ("mostly at first", "above all later on") says which event counts.
+That is the regime `cue`; the other regimes label the same clips by other rules (`counting_event`).
 """
 
 from __future__ import annotations
