@@ -14,8 +14,12 @@ from pathlib import Path
 import matplotlib.figure
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from . import profiles
 from .profiles import EMOTIONS
@@ -483,4 +487,277 @@ def pipeline_diagram() -> Figure:
     axis.text(102.3, words, "\n".join(EMOTIONS), fontsize=7.5, va="center", linespacing=1.5)
     note = "A missing modality is replaced by a learned token; in training, each is left out now and then."
     axis.text(61.5, 0.2, note, fontsize=8, ha="center", color="#333333")
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------- systems side by side
+
+SHADES = {"sound": "#CFE4F3", "face": "#F9DDB8", "words": "#CDEBDD"}  # of the modalities; their names stand beside
+
+
+def system_sketches(sketches: Mapping[str, Mapping], columns: int = 3) -> Figure:
+    """One small drawing a system: sound, face and words -> temporal part -> one vector -> fusion -> six intensities.
+
+    sketches  name -> {"sound", "face", "words": (temporal part or "", how it becomes one vector); left out: not used,
+              "fusion": text, "looks": [(from, into)], "asks": [(from, into)], "note": text}
+    `looks` are arrows from an input into another one's temporal part, `asks` those of a query into another one's pooling.
+    """
+    rows = -(-len(sketches) // columns)
+    figure = Figure(figsize=(3.75 * columns, 2.05 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axis in panels:
+        axis.set_axis_off()
+    for axis, (name, parts) in zip(figure.axes, sketches.items(), strict=False):
+        _sketch(axis, name, parts)
+    return figure
+
+
+def _sketch(axis: Axes, name: str, parts: Mapping) -> None:
+    axis.set(xlim=(0, 100), ylim=(-1, 47))
+    heights = {"sound": 37, "face": 23, "words": 9}
+    temporal, pooling, fusion = (16, 37), (45, 67), (73, 91)  # left and right edges
+
+    def box(edges, y, text, shade, height=10.5, **style):
+        axis.add_patch(FancyBboxPatch((edges[0], y - height / 2), edges[1] - edges[0], height, facecolor=shade,
+                                      boxstyle="round,pad=0,rounding_size=1.5", linewidth=0.9, **{"edgecolor": "black"} | style))
+        axis.text(sum(edges) / 2, y, text, ha="center", va="center", fontsize=7, linespacing=1.05, color=style.get("edgecolor"))
+
+    def arrow(start, end, **style):
+        axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "linewidth": 0.9, "mutation_scale": 7,
+                                                  "shrinkA": 0, "shrinkB": 0, **style})
+
+    for modality, y in heights.items():
+        if modality not in parts:
+            box((0, 11), y, modality, "white", 6, edgecolor="#999999", linestyle=":")
+            continue
+        shade, (before, vector) = SHADES[modality], parts[modality]
+        box((0, 11), y, modality, shade, 6)
+        if before:
+            arrow((11, y), (temporal[0], y))
+            box(temporal, y, before, shade)
+        arrow((temporal[1] if before else 11, y), (pooling[0], y))
+        box(pooling, y, vector, shade)
+        arrow((pooling[1], y), (fusion[0], y))
+    lines = {"color": "#A03060", "linestyle": "--"}
+    for source, target in parts.get("looks", ()):
+        arrow((11, heights[source]), (temporal[0], heights[target] + (2.5 if heights[source] > heights[target] else -2.5)), **lines)
+    for source, target in parts.get("asks", ()):
+        turn, end = 40, heights[target] - 3  # where the query leaves its own row, and where it arrives
+        axis.plot([turn, turn], [heights[source], end], **lines, linewidth=1.1, marker="o", markersize=2.5, markevery=[0])
+        arrow((turn, end), (pooling[0], end), color=lines["color"])
+    used = [y for modality, y in heights.items() if modality in parts]
+    middle, height = (max(used) + min(used)) / 2, max(max(used) - min(used) + 10.5, 10.5)
+    box(fusion, middle, parts["fusion"], "#EEEEEE", height)
+    arrow((fusion[1], middle), (96, middle))
+    axis.text(96.5, middle, "6", fontsize=9, va="center", fontweight="bold")
+    axis.set_title(name, fontsize=9, pad=1, family="monospace", fontweight="bold")
+    axis.text(50, 0.2, parts.get("note", ""), ha="center", va="center", fontsize=7, style="italic")
+
+
+def score_against_cost(points: Mapping[str, tuple[float, float, float]], groups: Mapping[str, str], x_label: str,
+                       emphasis: Sequence[str] = (), y_label: str = "mean rho, test split (line: SD over seeds)") -> Figure:
+    """One point a system, its name beside it. points: name -> (cost, score, SD); groups: name -> what it uses (marker).
+
+    The cost axis is logarithmic; names in `emphasis` are bold. Names are moved until they cover nothing.
+    """
+    figure = Figure(figsize=(10, 5.6), layout="constrained")
+    axis = figure.subplots()
+    for number, group in enumerate(dict.fromkeys(groups[name] for name in points)):
+        members = [name for name in points if groups[name] == group]
+        cost, score, spread = zip(*(points[name] for name in members), strict=True)
+        axis.errorbar(cost, score, np.nan_to_num(spread), linestyle="none", marker=MARKERS[number], markersize=8, label=group,
+                      color=COLOURS[number], ecolor="#777777", elinewidth=1, markeredgecolor="black")
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{cost:,.10g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.margins(x=0.16, y=0.1)
+    axis.set_xlabel(x_label)
+    axis.set_ylabel(y_label)
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8, loc="upper left", title="what it uses", title_fontsize=8)
+    _name_points(figure, axis, {name: (cost, score) for name, (cost, score, _) in points.items()}, emphasis)
+    return figure
+
+
+def _name_points(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, float]], emphasis: Sequence[str]) -> None:
+    """Write each name near its point, where it covers no other name, no point and not the legend."""
+    figure.draw_without_rendering()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    places = {name: axis.transData.transform(point) for name, point in points.items()}
+    taken = [Bbox.from_extents(x - 7, y - 7, x + 7, y + 7) for x, y in places.values()]
+    if axis.get_legend() is not None:
+        taken.append(axis.get_legend().get_window_extent(renderer))
+    frame = axis.get_window_extent(renderer)
+    directions = [(1, 0), (-1, 0), (0.6, 1), (-0.6, 1), (0.6, -1), (-0.6, -1), (0, 1), (0, -1)]
+    leader = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.7, "shrinkB": 4}
+    tries = [(x, y, distance) for distance in (9, 16, 24, 34, 46, 60, 80) for x, y in directions]
+    for name in sorted(points, key=lambda name: places[name][1], reverse=True):
+        for x, y, distance in tries:
+            text = axis.annotate(name, points[name], (x * distance, y * distance), textcoords="offset points", va="center", fontsize=8,
+                                 ha="left" if x > 0 else "right" if x < 0 else "center",
+                                 fontweight="bold" if name in emphasis else None, arrowprops=leader if distance > 12 else None)
+            text.update_positions(renderer)
+            extent = Text.get_window_extent(text, renderer)  # of the name without its line
+            inside = frame.containsx(extent.x0) and frame.containsx(extent.x1) and frame.containsy(extent.y0) and frame.containsy(extent.y1)
+            if (inside and not any(extent.overlaps(other) for other in taken)) or (x, y, distance) == tries[-1]:
+                taken.append(extent)
+                break
+            text.remove()
+
+
+def heat_map(table, label: str = "rho, test split") -> Figure:
+    """A table of scores as shades with their numbers: rows and columns as they stand; a ring marks each column's best row."""
+    values = table.to_numpy(dtype=float)
+    figure = Figure(figsize=(8.5, 0.33 * len(values) + 1.3), layout="constrained")
+    axis = figure.subplots()
+    picture = axis.imshow(values, cmap="Blues", aspect="auto", vmin=min(0.0, values.min()), vmax=max(1e-6, 1.15 * values.max()))
+    for (row, column), value in np.ndenumerate(values):
+        best = row == values[:, column].argmax()
+        axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, fontweight="bold" if best else None,
+                  color="white" if value > 0.75 * values.max() else "black",
+                  bbox={"boxstyle": "round,pad=0.25", "facecolor": "none", "edgecolor": "#D55E00", "linewidth": 1.6} if best else None)
+    axis.set_xticks(range(values.shape[1]), table.columns, fontsize=8)
+    axis.set_yticks(range(len(values)), table.index, fontsize=8)
+    axis.tick_params(length=0)
+    axis.xaxis.tick_top()
+    figure.colorbar(picture, ax=axis, label=label, shrink=0.8)
+    return figure
+
+
+def lines_with_intervals(lines: Mapping[str, tuple], x_label: str, y_label: str = "mean rho, test split") -> Figure:
+    """Scores over a size on a logarithmic axis. lines: name -> (sizes, means, lows, highs); names stand at the ends of the lines."""
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    axis = figure.subplots()
+    ends = {}
+    for number, (name, (sizes, means, lows, highs)) in enumerate(lines.items()):
+        style = number % len(COLOURS)
+        means, moved = np.asarray(means), np.asarray(sizes) * 1.012 ** (number - (len(lines) - 1) / 2)  # side by side, not covered
+        reach = np.maximum(means - lows, 0), np.maximum(highs - means, 0)
+        axis.errorbar(moved, means, reach, color=COLOURS[style], marker=MARKERS[style], linestyle=LINES[style], linewidth=1.6, markersize=6,
+                      capsize=3, elinewidth=1)
+        ends[name] = moved[-1], means[-1], COLOURS[style]
+    axis.set_xscale("log", base=2)
+    ticks = sorted({size for sizes, *_ in lines.values() for size in sizes})
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.minorticks_off()
+    axis.set_xlim(ticks[0] * 0.92, ticks[-1] * (ticks[-1] / ticks[0]) ** 0.28)
+    axis.set_xlabel(x_label)
+    axis.set_ylabel(y_label)
+    axis.grid(alpha=0.3)
+    low, high = axis.get_ylim()
+    height = -np.inf
+    for name, (x, y, colour) in sorted(ends.items(), key=lambda end: end[1][1]):
+        height = max(y, height + 0.055 * (high - low))  # names of lines that end close to each other stand above one another
+        axis.annotate(name, (x, y), (x * 1.06, height), textcoords="data", va="center", fontsize=9, color=colour,
+                      arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6})
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------- systems against a reference
+
+# verdict -> colour, marker, sign in a matrix: filled triangles are differences, an open circle is none that can be detected
+VERDICTS = {"worse": ("#D55E00", "v", "▼"), "better": ("#0072B2", "^", "▲"), "no detectable difference": ("#666666", "o", "○")}
+
+
+def differences(panels: Mapping[str, Mapping[str, tuple]], reference: str, label: str = "mean rho", columns: int = 3) -> Figure:
+    """System minus reference with intervals, a panel for each title: {title: {system: (delta, low, high, verdict)}}.
+
+    All panels have the same scale and the systems of the first one, from top to bottom.
+    """
+    names = list(next(iter(panels.values())))
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.0 * columns + 2.0, (0.21 * len(names) + 0.75) * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for axis in axes[len(panels) :]:  # what is left of the grid
+        axis.axis("off")
+    for axis, (title, systems) in zip(axes, panels.items(), strict=False):
+        axis.axvline(0, color="black", linewidth=1)
+        for row, name in enumerate(names):
+            if name not in systems:
+                continue
+            delta, low, high, verdict = systems[name]
+            colour, marker, _ = VERDICTS[verdict]
+            axis.plot([low, high], [row, row], color=colour, linewidth=1.6)
+            open_ = {"markerfacecolor": "white"} if verdict == "no detectable difference" else {}
+            axis.plot(delta, row, marker=marker, color=colour, markersize=6, linestyle="none", **open_)
+        axis.set_title(title, fontsize=9)
+        axis.grid(axis="x", alpha=0.3)
+        axis.tick_params(axis="x", labelbottom=True, labelsize=8)
+        axis.set_yticks(range(len(names)), names, fontsize=8)
+    axes[0].invert_yaxis()
+    handles = [Line2D([], [], color=colour, marker=marker, linestyle="none", label=verdict,
+                                       markerfacecolor="white" if marker == "o" else colour)
+               for verdict, (colour, marker, _) in VERDICTS.items()]  # fmt: skip
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
+    figure.supxlabel(f"{label}: system minus {reference}; lines: 95 % intervals", fontsize=9)
+    return figure
+
+
+def verdict_matrix(cells: Mapping[str, Mapping[str, tuple[float, str]]], groups: Mapping[str, Sequence[str]]) -> Figure:
+    """Every verdict at once, large enough for the back row: {system: {column: (delta, verdict)}}.
+
+    groups: {title: systems}, from top to bottom. A cell holds the difference and its sign; only detected ones are coloured.
+    """
+    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+    figure = Figure(figsize=(1.35 * len(columns) + 3.4, 0.34 * len(cells) + 0.42 * len(groups) + 0.8), layout="constrained")
+    axis = figure.subplots()
+    top, ticks = 0.0, {}
+    for title, systems in groups.items():
+        axis.text(-0.46, top + 0.12, title, fontsize=9, fontweight="bold", va="center")
+        top += 1
+        for name in systems:
+            ticks[name] = top
+            for x, column in enumerate(columns):
+                if column not in cells[name]:
+                    continue
+                delta, verdict = cells[name][column]
+                colour, _, sign = VERDICTS[verdict]
+                found = verdict != "no detectable difference"
+                strength = min(0.75, 0.18 + 1.6 * abs(delta)) if found else 0
+                shade = {"facecolor": (colour, strength), "edgecolor": "#BBBBBB", "linewidth": 0.8}
+                axis.add_patch(Rectangle((x - 0.47, top - 0.46), 0.94, 0.92, **shade))
+                text = f"{round(delta, 2) + 0.0:+.2f}".replace("-", "−").replace("0.", ".")
+                axis.text(x, top, f"{sign} {text}", ha="center", va="center", fontsize=10, color="black" if found else "#555555",
+                          fontweight="bold" if found else "normal")
+            top += 1
+    axis.set_xlim(-0.5, len(columns) - 0.5)
+    axis.set_ylim(top - 0.4, -0.4)
+    axis.set_yticks(list(ticks.values()), ticks, fontsize=9)
+    axis.set_xticks(range(len(columns)), columns, fontsize=10)
+    axis.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    axis.spines[:].set_visible(False)
+    axis.set_xlabel("   ".join(f"{sign} {verdict}" for verdict, (_, _, sign) in VERDICTS.items()), fontsize=9)
+    return figure
+
+
+def attention_over_decoy(panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> Figure:
+    """Attention on the event that counts / on the decoy, by seed: {title: {system: {"audio": values, "vision": values}}}.
+
+    Small: seeds; large: their median. Chance is the line at 1; the axis is logarithmic.
+    """
+    names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    figure = Figure(figsize=(2.5 * len(panels) + 1.8, 0.36 * len(names) + 1.4), layout="constrained")
+    styles = {name: {"marker": MARKERS[number], "color": COLOURS[number], "linestyle": "none"}
+              for number, name in enumerate(("audio", "vision"))}  # fmt: skip
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, (title, systems) in zip(axes, panels.items(), strict=True):
+        axis.axvline(1, color="black", linestyle="--", linewidth=1)
+        for row, name in enumerate(names):
+            for stream, values in systems.get(name, {}).items():
+                height = row + (0.17 if stream == "vision" else -0.17)
+                axis.plot(values, [height] * len(values), markersize=3, alpha=0.5, **styles[stream])
+                axis.plot(np.median(values), height, markersize=7, markeredgecolor="black", **styles[stream])
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_title(title, fontsize=10)
+        axis.grid(alpha=0.3)
+        axis.set_yticks(range(len(names)), names, fontsize=9)
+    axes[0].invert_yaxis()
+    handles = [Line2D([], [], label=stream, markersize=7, markeredgecolor="black", **style) for stream, style in styles.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=9, frameon=False)
+    figure.supxlabel("attention on the event that counts / on the decoy (1: chance); small: seeds, large: their median", fontsize=9)
     return figure

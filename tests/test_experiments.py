@@ -34,7 +34,7 @@ def small_search():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study_module, "RATES", (1.0, 3.0))
         patch.setattr(study_module, "SEARCH_SEEDS", (0,))
-        patch.setattr(whole_module, "SIZES", (8, 11))
+        patch.setattr(whole_module, "SIZES", (8, 11, 100))
         patch.setattr(whole_module, "SIZE_SYSTEMS", ("taemi", "text_only"))
         yield
 

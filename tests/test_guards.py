@@ -17,7 +17,7 @@ import pytest
 from taemi_lib.profiles import ROOT
 
 MAIN = ["00_start_here", "01_data_preparation", "02_feature_extraction", "03_model_building", "04_training",
-        "05_evaluation"]  # fmt: skip
+        "05_evaluation", "06_ablations", "07_systems_compared"]  # fmt: skip
 COURSE = [*MAIN, "appendix/A1_micro_backbones"]
 COMMON = ["profile", "data_root", "runs_root", "device", "seed"]
 LARGEST = 2_000_000  # bytes of a notebook

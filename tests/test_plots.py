@@ -1,8 +1,11 @@
 """Figures and widgets: they show themselves, take what is absent, and are written only on request."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from taemi_lib import plots, profiles, widgets
 from taemi_lib.data.manifest import Manifest
@@ -16,6 +19,8 @@ FRAMES = Frames(RNG.integers(0, 255, (20, 16, 16, 3), dtype=np.uint8), np.arange
 LABELS = RNG.random((30, 6))
 WEIGHTS = np.full((4, 20), 0.05)
 HISTORY = [{"epoch": epoch, "loss": 1 / epoch, "selection_rho": 0.1 * epoch} for epoch in (1, 2, 3)]
+NONE = "no detectable difference"
+VERSUS = {"a": (-0.2, -0.3, -0.1, "worse"), "b": (0.01, -0.1, 0.12, NONE), "c": (0.2, 0.1, 0.3, "better")}
 FIGURES = {
     "contact sheet": lambda: plots.contact_sheet([FRAMES, None], ["a", "b"]),
     "clip": lambda: plots.waveform_and_face(AUDIO, FRAMES, [("hello", 0.2)]),
@@ -30,6 +35,16 @@ FIGURES = {
         counts=(0.2, 0.8), decoy=(1.0, 1.6), prediction=LABELS[0], target=LABELS[1]),
     "intensities": lambda: plots.intensities(LABELS[0]),
     "diagram": plots.pipeline_diagram,
+    "differences": lambda: plots.differences({"one": VERSUS, "two": {"b": VERSUS["b"]}}, "c"),
+    "verdicts": lambda: plots.verdict_matrix({"a": {"one": (-0.2, "worse")}, "b": {"two": (0.0, NONE)}}, {"x": ["a"], "y": ["b"]}),
+    "attention ratios": lambda: plots.attention_over_decoy({"one": {"a": {"audio": [2.0, 3.0]}, "b": {"vision": [1.0]}}, "two": {}}),
+    "sketches": lambda: plots.system_sketches({
+        "a": {"sound": ("LSTM", "last"), "words": ("", "vector"), "asks": [("words", "sound")], "fusion": "concat", "note": "so"},
+        "b": {"face": ("", "mean"), "sound": ("", "mean"), "looks": [("sound", "face")], "fusion": "linear"}}),
+    "cost": lambda: plots.score_against_cost(
+        {"a": (2.0, 0.5, 0.1), "one seed": (20.0, 0.6, float("nan"))}, {"a": "sound", "one seed": "face"}, "cost (s)", ["a"]),
+    "heat map": lambda: plots.heat_map(pd.DataFrame(LABELS[:3], index=list("abc"), columns=EMOTIONS)),
+    "lines": lambda: plots.lines_with_intervals({name: ([72, 576], [0.2, 0.4], [0.1, 0.3], [0.3, 0.5]) for name in "ab"}, "clips"),
 }  # fmt: skip
 
 
@@ -39,9 +54,30 @@ def test_a_figure_shows_itself_as_png_and_prints_nothing(name, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_names_of_points_cover_no_other_name_and_no_point():
+    points = {f"system_{number}": (10 + 0.2 * number, 0.5 + 0.001 * number, 0.0) for number in range(8)}
+    figure = plots.score_against_cost(points, dict.fromkeys(points, "sound"), "cost")
+    axis = figure.axes[0]
+    figure.draw_without_rendering()
+    names = [Text.get_window_extent(text) for text in axis.texts]
+    assert [text.get_text() for text in axis.texts] == sorted(points, reverse=True)  # from the top
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(names, 2))
+    places = axis.transData.transform([point[:2] for point in points.values()])
+    assert not any(name.contains(*place) for name in names for place in places)
+
+
 def test_a_clip_with_neither_sound_nor_picture_cannot_be_drawn():
     with pytest.raises(ValueError, match="neither sound nor pictures"):
         plots.waveform_and_face(None, None)
+
+
+def test_a_verdict_is_seen_without_colour():
+    figure = plots.differences({"one": VERSUS}, "taemi")
+    points = [line for line in figure.axes[0].lines if line.get_marker() not in ("None", None, "")]
+    assert [line.get_marker() for line in points] == ["v", "o", "^"]
+    cells = {name: {"one": (delta, verdict)} for name, (delta, _, _, verdict) in VERSUS.items()}
+    texts = [text.get_text() for text in plots.verdict_matrix(cells, {"all": list(cells)}).axes[0].texts]
+    assert texts == ["all", "▼ −.20", "○ +.01", "▲ +.20"]
 
 
 def test_saving_writes_only_on_request_and_the_same_bytes_again(tmp_path, monkeypatch):

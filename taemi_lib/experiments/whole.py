@@ -20,12 +20,12 @@ def whole_grid(profile: Profile, **options) -> Study:
 
 
 def fewer_clips(grid: Study) -> dict[int, Study]:
-    """{number of training clips: SIZE_SYSTEMS trained on so many}, with the rates that the grid has chosen."""
+    """{number of training clips: SIZE_SYSTEMS trained on so many}, with the rates that the grid has chosen; only sizes that there are."""
     regime, data = grid.search_regime, grid.profile.data
     return {
         count: replace(grid, profile=replace(grid.profile, data=replace(data, train_clips=count)),
                        systems={regime: SIZE_SYSTEMS}, rates=grid.chosen)
-        for count in SIZES
+        for count in SIZES if count < grid.train_clips
     }  # fmt: skip
 
 
