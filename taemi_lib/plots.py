@@ -718,7 +718,7 @@ def verdict_matrix(cells: Mapping[str, Mapping[str, tuple[float, str]]], groups:
                 strength = min(0.75, 0.18 + 1.6 * abs(delta)) if found else 0
                 shade = {"facecolor": (colour, strength), "edgecolor": "#BBBBBB", "linewidth": 0.8}
                 axis.add_patch(Rectangle((x - 0.47, top - 0.46), 0.94, 0.92, **shade))
-                text = f"{round(delta, 2) + 0.0:+.2f}".replace("-", "−").replace("0.", ".")
+                text = f"{delta:+.3f}".replace("-", "−").replace("0.", ".")
                 axis.text(x, top, f"{sign} {text}", ha="center", va="center", fontsize=10, color="black" if found else "#555555",
                           fontweight="bold" if found else "normal")
             top += 1

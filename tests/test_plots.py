@@ -77,7 +77,7 @@ def test_a_verdict_is_seen_without_colour():
     assert [line.get_marker() for line in points] == ["v", "o", "^"]
     cells = {name: {"one": (delta, verdict)} for name, (delta, _, _, verdict) in VERSUS.items()}
     texts = [text.get_text() for text in plots.verdict_matrix(cells, {"all": list(cells)}).axes[0].texts]
-    assert texts == ["all", "▼ −.20", "○ +.01", "▲ +.20"]
+    assert texts == ["all", "▼ −.200", "○ +.010", "▲ +.200"]
 
 
 def test_saving_writes_only_on_request_and_the_same_bytes_again(tmp_path, monkeypatch):

@@ -105,6 +105,25 @@ def test_the_readme_quotes_the_results():
             expected = compared.loc[system, ["delta", "low", "high"]].to_numpy(float)
             np.testing.assert_allclose(np.array(difference, float), expected, atol=0.00051, err_msg=system)
             assert said.strip() == compared.loc[system, "verdict"]
+    ratios = read("attention")
+    ratios = ratios[ratios["regime"] == "cue"].groupby("system")[["audio", "vision"]].median().dropna().round().astype(int)
+    sentence = "is {audio} : 1 (sound) and {vision} : 1 (face) for taemi, 1 : 1 for the constant query".format(**ratios.loc["taemi"])
+    assert sentence in (ROOT / "README.md").read_text() and (ratios.loc["constant_query"] == 1).all()
+
+
+def test_the_readme_quotes_the_check_with_another_text_encoder():
+    def scores(name):
+        rows = read(name)
+        rows = rows[(rows["regime"] == "cue") & (rows["split"] == "test")]
+        return {system: f"{rho:.3f}".lstrip("0") for system, rho in rows.groupby("system")["mean_rho"].mean().items()}
+
+    mean, real = scores("runs"), scores("minilm/runs")
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"(`text_gated`) reaches {mean['text_gated']}" in readme
+    quoted = f"taemi comes to {real['taemi']}, that control to {real['text_gated']} and `constant_query` to"
+    assert f"{quoted} {real['constant_query']}" in readme
+    primary = read("minilm/comparisons").set_index("table").loc["primary"]
+    assert primary["low"] > 0 and sorted(set(read("minilm/runs")["seed"])) == SEEDS
 
 
 def test_the_readme_quotes_the_regimes():

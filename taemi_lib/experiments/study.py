@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 COLUMNS = ["regime", "table", "system", "reference", "delta", "low", "high", "p_holm", "verdict"]
 TEST, MASKED_TEST = "test", "test_masked"
 ATTENTION = "attention.json"
+SMALLEST_P = 1e-16  # what the tables say of anything smaller: no approximation knows its tails that far out
 OFFICIAL = "selection_official_style"  # selected and reported on the same split: too good, kept to show by how much
 
 
@@ -267,7 +268,7 @@ class Study:
                 "cpu_seconds": run.metrics["cpu_seconds"],
                 "peak_memory_mb": run.metrics["peak_memory_mb"],
                 "learning_rate": run.config["training"]["learning_rate"],
-                "versions": ", ".join(f"{name} {number}" for name, number in run.config["versions"].items()),
+                "versions": _versions(run.config["versions"]),
             }
             found = {OFFICIAL: (run.metrics["selection"]["per_emotion"], run.metrics["selection"]["ccc"])}
             for split in _splits(system):
@@ -337,12 +338,17 @@ class Study:
         return folder
 
 
+def _versions(found: Mapping[str, str]) -> str:
+    """ "python 3.11.7, torch 2.13.0": without tags of local builds."""
+    return ", ".join(f"{name} {number.partition('+')[0]}" for name, number in found.items())
+
+
 def compared(regime: str, table: str, pairs: Mapping[tuple[str, str], tuple[statistics.Rho, statistics.Rho]]) -> list[dict]:
     """One family of comparisons as rows of comparisons.csv. pairs: {(system, reference): their Rho}"""
     results = statistics.holm({names: statistics.compare(*rhos) for names, rhos in pairs.items()})
     return [
         {"regime": regime, "table": table, "system": system, "reference": reference, "delta": result.delta,
-         "low": result.low, "high": result.high, "p_holm": float(f"{result.p_holm:.2g}"), "verdict": result.verdict}
+         "low": result.low, "high": result.high, "p_holm": float(f"{max(result.p_holm, SMALLEST_P):.2g}"), "verdict": result.verdict}
         for (system, reference), result in results.items()
     ]  # fmt: skip
 
