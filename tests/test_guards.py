@@ -151,6 +151,13 @@ def test_no_committed_file_holds_a_path_of_some_machine_or_a_local_build_tag():
     assert not found, "\n".join(found)
 
 
+def test_every_notebook_is_on_both_maps():
+    start = nbformat.read(ROOT / "notebooks" / "00_start_here.ipynb", as_version=4)
+    shown = {"README.md": (ROOT / "README.md").read_text(), "00": "\n".join(cell.source for cell in start.cells)}
+    assert all(f"notebooks/{name}.ipynb)" in shown["README.md"] for name in COURSE)
+    assert all(f"]({name}.ipynb)" in shown["00"] for name in COURSE[1:])
+
+
 def test_links_in_the_readme_lead_somewhere():
     links = re.findall(r"\]\(([^)#\s]+)", (ROOT / "README.md").read_text())
     broken = [link for link in links if not re.match(r"[a-z]+:", link) and not (ROOT / link).exists()]
