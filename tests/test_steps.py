@@ -199,11 +199,16 @@ def command_line(*arguments):
 COURSE = "import sys; sys.path.insert(0, sys.argv[1]); import test_steps, pathlib; test_steps.run(pathlib.Path(sys.argv[2]))"
 
 
+def histories(folder):
+    """{path: epochs} of every run; the pattern keeps out of the checkpoint folders, which come and go while runs are watched."""
+    return {path: json.loads(path.read_text()) for path in (folder / "runs" / TINY.name).glob("systems/*/*/seed*/history.json")}
+
+
 def progress(folder):
     """(clips made, clips encoded, epochs trained) so far."""
     data, runs = folder / "data" / TINY.name, folder / "runs" / TINY.name
     made = TINY.data.clips if (data / "truth.parquet").exists() else len(list(data.glob("rows/*.json")))
-    epochs = [len(json.loads(path.read_text())) for path in runs.rglob("history.json")]
+    epochs = map(len, histories(folder).values())
     return made, len(list(runs.glob("features/clips/*.safetensors"))), max(epochs, default=0)
 
 
@@ -213,8 +218,8 @@ def finished(folder):
     made = data.glob("raw/?????.mp4") if (data / "truth.parquet").exists() else (
         data / "raw" / f"{row.stem}.mp4" for row in data.glob("rows/*.json"))  # fmt: skip
     found = {path: path.stat().st_mtime_ns for path in [*made, *runs.glob("features/clips/*.safetensors")]}
-    for path in runs.rglob("history.json"):
-        found |= {(path, number): epoch["seconds"] for number, epoch in enumerate(json.loads(path.read_text()))}
+    for path, epochs in histories(folder).items():
+        found |= {(path, number): epoch["seconds"] for number, epoch in enumerate(epochs)}
     return found
 
 
