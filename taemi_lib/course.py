@@ -314,18 +314,22 @@ def build_parser() -> Parser:
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     command.add_argument("--json", action="store_true", help="print JSON")
 
-    command = commands.add_parser("compare", help="train systems under one protocol and say which differ from taemi")
+    command = commands.add_parser("compare", help="train systems under one protocol and say which differ from taemi", description=(
+        "Each system, taemi too, is trained with three learning rates and two seeds first (the search); then with the best rate and all "
+        "seeds. What is there already is not trained again."))
     command.add_argument("systems", nargs="+", metavar="SYSTEM", help="names of systems; taemi itself is always there")
-    command.add_argument("--regime", default="cue", help="label sets of the generated clips, as in cue,fixed (default: cue)")
+    command.add_argument("--regime", help="label sets of the generated clips, as in cue,fixed (default: the first, in which the search is)")
     add_study_options(command)
-    command.add_argument("--results", type=Path, help="also write runs.csv, comparisons.csv, ... into this folder")
+    command.add_argument("--results", help="also write runs.csv, comparisons.csv, ... into this folder, seen from the repository")
     command.add_argument("--text", help="another text encoder: a folder or a name on the hub (needs a --runs-root of its own)")
     command.add_argument("--text-pooling", default="mean", choices=("cls", "mean"), help="how that encoder sums up (default: mean)")
 
     command = commands.add_parser("grid", help="the whole study of the course: every system; writes results/ (hours)")
     add_study_options(command)
-    command.add_argument("--results", type=Path, default=Path("results"), help="where the tables go (default: results)")
-    command.add_argument("--part", type=part, default=(1, 1), metavar="2/4", help="only this share of the runs: several machines")
+    command.add_argument("--results", help="where the tables go, seen from the repository (default: results for the demo, else "
+                         "results/ in the profile's folder of runs)")
+    command.add_argument("--part", type=part, default=(1, 1), metavar="2/4", help="only this share of the runs, for several machines: "
+                         "give the command again when all parts are done, for the next of its three rounds")
 
     commands.add_parser("notebooks", help="list the notebooks and their parameters")
 
@@ -337,7 +341,7 @@ def build_parser() -> Parser:
 
 def add_study_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--profile", default="demo", help=f"one of: {', '.join(profiles.PROFILES)} (default: demo)")
-    command.add_argument("--seeds", type=positive, default=5, help="how many of each system (default: 5)")
+    command.add_argument("--seeds", type=several, default=5, help="how many of each system, at least 2 (default: 5)")
     command.add_argument("--data-root", default="data", help="where the clips are, seen from the repository")
     command.add_argument("--runs-root", default="runs", help="where runs go, seen from the repository")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -348,6 +352,13 @@ def positive(text: str) -> int:
     """An argument that counts something."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def several(text: str) -> int:
+    """A number of seeds: a single one says nothing about others."""
+    if positive(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} seed cannot tell a difference from luck: give 2 or more")
     return int(text)
 
 
@@ -373,18 +384,26 @@ def print_study(options: argparse.Namespace) -> None:
         study = experiments.whole_grid(profile, **places, part=options.part)
     else:
         systems = dict.fromkeys([experiments.REFERENCE, *options.systems])  # each once, in this order
-        wanted = dict.fromkeys(name.strip() for name in options.regime.split(","))
-        study = experiments.Study(profile, {regime: tuple(systems) for regime in wanted}, **places)
+        if len(systems) == 1:
+            raise profiles.ChoiceError(f"nothing to compare {experiments.REFERENCE} with: name at least one other system")
+        wanted = (options.regime or experiments.regimes(profile)[0]).split(",")
+        study = experiments.Study(profile, {regime.strip(): tuple(systems) for regime in wanted}, **places)
+    folder = options.results
+    if options.command == "grid" and not folder:
+        folder = "results" if profile.name == "demo" else Path(options.runs_root) / profile.name / "results"
     try:
+        if folder:
+            study.check_tables(folder)  # before hours of training, not after
         if not study.run() or (options.command == "grid" and not experiments.run_beside(study)):
-            print("this part is done; bring the runs of all parts into one folder, then give the same command again")
+            print("this part of this round is done; when all parts are, in one folder of runs, give the same command again for the next "
+                  "(the search, the grid, what stands beside it)")
             return
         print(experiments.summary(study))
-        if options.results:
-            study.write(options.results)
+        if folder:
+            written = study.write(folder)
             if options.command == "grid":
-                experiments.write_beside(study, options.results)
-            print(f"\ntables: {shown(options.results)}")
+                experiments.write_beside(study, written)
+            print(f"\ntables: {shown(written)}")
     except profiles.ChoiceError:
         raise
     except (RuntimeError, ValueError) as error:  # a run that failed, or data and runs that do not fit what was asked for

@@ -576,16 +576,22 @@ def score_against_cost(points: Mapping[str, tuple[float, float, float]], groups:
     axis.set_ylabel(y_label)
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8, loc="upper left", title="what it uses", title_fontsize=8)
-    _name_points(figure, axis, {name: (cost, score) for name, (cost, score, _) in points.items()}, emphasis)
+    _name_points(figure, axis, points, emphasis)
     return figure
 
 
-def _name_points(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, float]], emphasis: Sequence[str]) -> None:
-    """Write each name near its point, where it covers no other name, no point and not the legend."""
+def _name_points(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, float, float]], emphasis: Sequence[str]) -> None:
+    """Write each name near its point (x, y, SD of y), where it covers no other name, no point, no line of an SD and not the legend.
+
+    A name that stands away from its point, or near another one too, gets a line to it.
+    """
     figure.draw_without_rendering()
     renderer = FigureCanvasAgg(figure).get_renderer()
-    places = {name: axis.transData.transform(point) for name, point in points.items()}
+    places = {name: axis.transData.transform(point[:2]) for name, point in points.items()}
     taken = [Bbox.from_extents(x - 7, y - 7, x + 7, y + 7) for x, y in places.values()]
+    for x, y, spread in points.values():
+        ends = axis.transData.transform([(x, y - np.nan_to_num(spread)), (x, y + np.nan_to_num(spread))])
+        taken.append(Bbox(ends).padded(2))
     if axis.get_legend() is not None:
         taken.append(axis.get_legend().get_window_extent(renderer))
     frame = axis.get_window_extent(renderer)
@@ -594,28 +600,36 @@ def _name_points(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, f
     tries = [(x, y, distance) for distance in (9, 16, 24, 34, 46, 60, 80) for x, y in directions]
     for name in sorted(points, key=lambda name: places[name][1], reverse=True):
         for x, y, distance in tries:
-            text = axis.annotate(name, points[name], (x * distance, y * distance), textcoords="offset points", va="center", fontsize=8,
+            text = axis.annotate(name, points[name][:2], (x * distance, y * distance), textcoords="offset points", va="center", fontsize=8,
                                  ha="left" if x > 0 else "right" if x < 0 else "center",
                                  fontweight="bold" if name in emphasis else None, arrowprops=leader if distance > 12 else None)
             text.update_positions(renderer)
             extent = Text.get_window_extent(text, renderer)  # of the name without its line
             inside = frame.containsx(extent.x0) and frame.containsx(extent.x1) and frame.containsy(extent.y0) and frame.containsy(extent.y1)
-            if (inside and not any(extent.overlaps(other) for other in taken)) or (x, y, distance) == tries[-1]:
+            others = [_distance(extent, place) for other, place in places.items() if other != name]
+            own = distance > 12 or _distance(extent, places[name]) < 0.6 * min(others, default=np.inf)  # nobody takes it for another's
+            if (inside and own and not any(extent.overlaps(other) for other in taken)) or (x, y, distance) == tries[-1]:
                 taken.append(extent)
                 break
             text.remove()
 
 
+def _distance(box: Bbox, point: Sequence[float]) -> float:
+    """From a point to the nearest place of a box, in pixels."""
+    return float(np.hypot(max(box.x0 - point[0], 0, point[0] - box.x1), max(box.y0 - point[1], 0, point[1] - box.y1)))
+
+
 def heat_map(table, label: str = "rho, test split") -> Figure:
-    """A table of scores as shades with their numbers: rows and columns as they stand; a ring marks each column's best row."""
+    """A table of scores as shades with their numbers: rows and columns as they stand; a frame marks each column's best row."""
     values = table.to_numpy(dtype=float)
     figure = Figure(figsize=(8.5, 0.33 * len(values) + 1.3), layout="constrained")
     axis = figure.subplots()
-    picture = axis.imshow(values, cmap="Blues", aspect="auto", vmin=min(0.0, values.min()), vmax=max(1e-6, 1.15 * values.max()))
+    top = max(1e-6, 1.15 * values.max())
+    picture = axis.imshow(values, cmap="Blues", aspect="auto", vmin=min(0.0, values.min()), vmax=top)
     for (row, column), value in np.ndenumerate(values):
         best = row == values[:, column].argmax()
         axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, fontweight="bold" if best else None,
-                  color="white" if value > 0.75 * values.max() else "black",
+                  color="white" if value > 0.7 * top else "black",
                   bbox={"boxstyle": "round,pad=0.25", "facecolor": "none", "edgecolor": "#D55E00", "linewidth": 1.6} if best else None)
     axis.set_xticks(range(values.shape[1]), table.columns, fontsize=8)
     axis.set_yticks(range(len(values)), table.index, fontsize=8)
@@ -660,10 +674,12 @@ def lines_with_intervals(lines: Mapping[str, tuple], x_label: str, y_label: str 
 VERDICTS = {"worse": ("#D55E00", "v", "▼"), "better": ("#0072B2", "^", "▲"), "no detectable difference": ("#666666", "o", "○")}
 
 
-def differences(panels: Mapping[str, Mapping[str, tuple]], reference: str, label: str = "mean rho", columns: int = 3) -> Figure:
+def differences(panels: Mapping[str, Mapping[str, tuple]], reference: str, label: str = "mean rho", columns: int = 3,
+                reach: float | None = None) -> Figure:
     """System minus reference with intervals, a panel for each title: {title: {system: (delta, low, high, verdict)}}.
 
-    All panels have the same scale and the systems of the first one, from top to bottom.
+    All panels have the same scale and the systems of the first one, from top to bottom. reach: show only differences up to so much
+    on either side; an arrow at the edge stands for one beyond it.
     """
     names = list(next(iter(panels.values())))
     columns = min(columns, len(panels))
@@ -679,6 +695,10 @@ def differences(panels: Mapping[str, Mapping[str, tuple]], reference: str, label
                 continue
             delta, low, high, verdict = systems[name]
             colour, marker, _ = VERDICTS[verdict]
+            if reach is not None and abs(delta) > reach:
+                axis.annotate("", (np.sign(delta) * reach, row), (np.sign(delta) * 0.88 * reach, row),
+                              arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0})
+                continue
             axis.plot([low, high], [row, row], color=colour, linewidth=1.6)
             open_ = {"markerfacecolor": "white"} if verdict == "no detectable difference" else {}
             axis.plot(delta, row, marker=marker, color=colour, markersize=6, linestyle="none", **open_)
@@ -687,11 +707,13 @@ def differences(panels: Mapping[str, Mapping[str, tuple]], reference: str, label
         axis.tick_params(axis="x", labelbottom=True, labelsize=8)
         axis.set_yticks(range(len(names)), names, fontsize=8)
     axes[0].invert_yaxis()
+    if reach is not None:
+        axes[0].set_xlim(-reach, reach)
     handles = [Line2D([], [], color=colour, marker=marker, linestyle="none", label=verdict,
                                        markerfacecolor="white" if marker == "o" else colour)
                for verdict, (colour, marker, _) in VERDICTS.items()]  # fmt: skip
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
-    figure.supxlabel(f"{label}: system minus {reference}; lines: 95 % intervals", fontsize=9)
+    figure.supxlabel(f"{label}: system minus {reference}; lines: Holm-adjusted intervals", fontsize=9)
     return figure
 
 
@@ -718,7 +740,7 @@ def verdict_matrix(cells: Mapping[str, Mapping[str, tuple[float, str]]], groups:
                 strength = min(0.75, 0.18 + 1.6 * abs(delta)) if found else 0
                 shade = {"facecolor": (colour, strength), "edgecolor": "#BBBBBB", "linewidth": 0.8}
                 axis.add_patch(Rectangle((x - 0.47, top - 0.46), 0.94, 0.92, **shade))
-                text = f"{delta:+.3f}".replace("-", "−").replace("0.", ".")
+                text = f"{round(delta, 3) + 0.0:+.3f}".replace("-", "−").replace("0.", ".")  # + 0.0: a rounded zero has no minus
                 axis.text(x, top, f"{sign} {text}", ha="center", va="center", fontsize=10, color="black" if found else "#555555",
                           fontweight="bold" if found else "normal")
             top += 1
@@ -733,20 +755,20 @@ def verdict_matrix(cells: Mapping[str, Mapping[str, tuple[float, str]]], groups:
 
 
 def attention_over_decoy(panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> Figure:
-    """Attention on the event that counts / on the decoy, by seed: {title: {system: {"audio": values, "vision": values}}}.
+    """Attention on the event that counts / on the decoy, by seed: {title: {system: {"sound": values, "face": values}}}.
 
     Small: seeds; large: their median. Chance is the line at 1; the axis is logarithmic.
     """
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     figure = Figure(figsize=(2.5 * len(panels) + 1.8, 0.36 * len(names) + 1.4), layout="constrained")
     styles = {name: {"marker": MARKERS[number], "color": COLOURS[number], "linestyle": "none"}
-              for number, name in enumerate(("audio", "vision"))}  # fmt: skip
+              for number, name in enumerate(("sound", "face"))}  # fmt: skip
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axis, (title, systems) in zip(axes, panels.items(), strict=True):
         axis.axvline(1, color="black", linestyle="--", linewidth=1)
         for row, name in enumerate(names):
             for stream, values in systems.get(name, {}).items():
-                height = row + (0.17 if stream == "vision" else -0.17)
+                height = row + (0.17 if stream == "face" else -0.17)
                 axis.plot(values, [height] * len(values), markersize=3, alpha=0.5, **styles[stream])
                 axis.plot(np.median(values), height, markersize=7, markeredgecolor="black", **styles[stream])
         axis.set_xscale("log")
@@ -759,5 +781,5 @@ def attention_over_decoy(panels: Mapping[str, Mapping[str, Mapping[str, Sequence
     axes[0].invert_yaxis()
     handles = [Line2D([], [], label=stream, markersize=7, markeredgecolor="black", **style) for stream, style in styles.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=9, frameon=False)
-    figure.supxlabel("attention on the event that counts / on the decoy (1: chance); small: seeds, large: their median", fontsize=9)
+    figure.supxlabel("attention on what counts / on the decoy (logarithmic axis; 1: chance); small: seeds, large: their median", fontsize=9)
     return figure

@@ -123,22 +123,21 @@ class Job:
         place = resolve(runs_root) / self.profile.name / "systems" / regime_name(self.profile)
         return place / self.name / f"seed{self.seed}"
 
+    def _settings(self, runs_root: str | Path) -> dict:
+        return {"model": self.profile.model, "training": self.profile.training, "run_folder": self.folder(runs_root),
+                "seed": self.seed, "encoders": dataclasses.asdict(self.profile.encoders)}  # fmt: skip
+
     def train(self, parts: dict[str, ClipDataset], runs_root: str | Path, device: str | None = None) -> Run:
         """The run of this job on these datasets: a finished one as it is, one of another configuration refused."""
         from taemi_lib.training import train
 
-        return train(
-            self.system,
-            parts["train"],
-            parts["selection"],
-            model=self.profile.model,
-            training=self.profile.training,
-            run_folder=self.folder(runs_root),
-            seed=self.seed,
-            device=device,
-            progress=False,
-            encoders=dataclasses.asdict(self.profile.encoders),
-        )
+        return train(self.system, parts["train"], parts["selection"], **self._settings(runs_root), device=device, progress=False)
+
+    def check(self, parts: dict[str, ClipDataset], runs_root: str | Path) -> None:
+        """Raises RunError naming the difference when the folder holds a run, finished or not, of another configuration or data."""
+        from taemi_lib.training import check_run
+
+        check_run(self.system, parts["train"], parts["selection"], **self._settings(runs_root))
 
 
 def run_folder(profile: Profile, system: str, seed: int, runs_root: str | Path = "runs") -> Path:
@@ -215,8 +214,8 @@ def runs(
     for job in jobs:
         find(job.system)  # raises ChoiceError with the valid names, before anything is computed
     parts = datasets(profile, data_root, runs_root, device, progress)  # once, before the workers ask for it
+    for job in jobs:
+        job.check(parts, runs_root)  # runs of other settings are refused before hours of training, not after
     missing = [job for job in jobs if not is_finished(job.folder(runs_root))]
-    # finished runs of other settings are refused before hours of training, not after
-    found = {job: job.train(parts, runs_root) for job in jobs if job not in missing}
     side_by_side(_train, missing, data_root, runs_root, device, progress, processes)
-    return {(job.system, job.seed): found.get(job) or job.train(parts, runs_root) for job in jobs}
+    return {(job.system, job.seed): job.train(parts, runs_root) for job in jobs}

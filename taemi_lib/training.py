@@ -111,8 +111,7 @@ def train(
     have no labels or the selection split cannot be scored, and when the loss is no longer finite.
     """
     folder, place = Path(run_folder), devices.choose(device)
-    training = models.find(system).preset(training)
-    config = _config(system, train, selection, model, training, seed, encoders)
+    config, training = _config(system, train, selection, model, training, seed, encoders)
     with files.locked(folder):
         _claim(folder, config)
         if is_finished(folder):
@@ -120,6 +119,15 @@ def train(
         with devices.threads(threads), _own_random_numbers(place):
             _train(_Work(system, train, selection, config, training, folder, seed, place, progress))
         return load_run(folder)
+
+
+def check_run(
+    system: str, train: ClipDataset, selection: ClipDataset, *, model: profiles.Model, training: profiles.Training,
+    run_folder: str | Path, seed: int = 0, encoders: Mapping | None = None,
+) -> None:  # fmt: skip
+    """Raises RunError naming the difference when `run_folder` holds a run, finished or not, that `train` would refuse."""
+    if (Path(run_folder) / "config.json").exists():
+        _refuse_other(Path(run_folder), _config(system, train, selection, model, training, seed, encoders)[0])
 
 
 @dataclass(frozen=True)
@@ -331,6 +339,7 @@ def _finish(work: _Work, history: list[dict]) -> None:
     buffer = result.table.to_parquet(index=False)
     files.write_bytes(work.folder / "predictions.parquet", buffer)
     files.write_json(work.folder / "history.json", history)
+    cpu = [epoch.get("cpu_seconds") for epoch in history]  # None: begun by a version that did not count them
     numbers = {
         "system": work.system,
         "seed": work.seed,
@@ -339,15 +348,19 @@ def _finish(work: _Work, history: list[dict]) -> None:
         "epochs": len(history),
         "parameters": parameter_count(network),
         "seconds": sum(epoch["seconds"] for epoch in history),
-        "cpu_seconds": sum(epoch["cpu_seconds"] for epoch in history),
+        "cpu_seconds": None if None in cpu else sum(cpu),
         "peak_memory_mb": _peak_memory(work.device),
         "device": work.device.type,
     }
     files.write_json(work.folder / "metrics.json", numbers)
 
 
-def _config(system, train, selection, model, training, seed, encoders) -> dict:
-    """Everything that decides the result; written into the run folder and compared when the run is asked for again."""
+def _config(system, train, selection, model, training, seed, encoders) -> tuple[dict, profiles.Training]:
+    """Everything that decides the result; written into the run folder and compared when the run is asked for again.
+
+    Also the settings of training as the system makes them its own.
+    """
+    training = models.find(system).preset(training)
     if absent := [name for name in MODALITIES if name not in train.dims]:
         raise ValueError(
             f"no training clip has {', '.join(absent)}, so the width of these features is unknown: "
@@ -364,7 +377,7 @@ def _config(system, train, selection, model, training, seed, encoders) -> dict:
             )
     metrics.pearson_per_emotion(selection.targets, selection.targets)  # a split that has no rho says so now
     dims = {f"{name}_dim": train.dims[name] for name in MODALITIES}
-    return {
+    config = {
         "system": system,
         "seed": seed,
         "sizes": dims | asdict(model),
@@ -374,6 +387,7 @@ def _config(system, train, selection, model, training, seed, encoders) -> dict:
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("torch", "accelerate", "numpy")},
     }
+    return config, training
 
 
 def _fingerprint(dataset: ClipDataset) -> dict:
@@ -385,12 +399,16 @@ def _fingerprint(dataset: ClipDataset) -> dict:
 
 
 def _claim(folder: Path, config: dict) -> None:
-    """Write config.json, or check that the one there is the same (other library versions are only recorded)."""
-    path = folder / "config.json"
-    if not path.exists():
-        files.write_json(path, config)
-        return
-    there, asked = json.loads(path.read_text()), json.loads(json.dumps(config))
+    """Write config.json, or check that the one there is the same."""
+    if (folder / "config.json").exists():
+        _refuse_other(folder, config)
+    else:
+        files.write_json(folder / "config.json", config)
+
+
+def _refuse_other(folder: Path, config: dict) -> None:
+    """Raises RunError when the folder's config.json says something else; other library versions are only recorded."""
+    there, asked = json.loads((folder / "config.json").read_text()), json.loads(json.dumps(config))
     there, asked = _flat(there | {"versions": {}}), _flat(asked | {"versions": {}})
     different = [
         f"{key} is {there.get(key)!r} there, {asked.get(key)!r} now"

@@ -1,6 +1,7 @@
 """The grid of systems x seeds x regimes: made once, resumed, scored from stored predictions, the same tables every time."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -36,6 +37,7 @@ def small_search():
         patch.setattr(study_module, "SEARCH_SEEDS", (0,))
         patch.setattr(whole_module, "SIZES", (8, 11, 100))
         patch.setattr(whole_module, "SIZE_SYSTEMS", ("taemi", "text_only"))
+        patch.setattr(whole_module, "RATE_SYSTEMS", ("text_only",))
         yield
 
 
@@ -153,6 +155,82 @@ def test_a_part_of_the_grid_leaves_the_rest_to_others(whole, tmp_path):
     assert study(tmp_path, systems=("text_only",), part=(2, 2)).run() is True
 
 
+def other(found, **changes):
+    """The same study with other settings: {"training": {"epochs": 3}} and the like."""
+    changed = {part: replace(getattr(found.profile, part), **values) for part, values in changes.items()}
+    return replace(found, profile=replace(found.profile, **changed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"model": {"width": 32}}, "sizes.width is 16 there, 32 now"),
+        ({"training": {"epochs": 3}}, "training.epochs is 2 there, 3 now"),
+        ({"training": {"learning_rate": 0.006}}, "training.learning_rate is 0.002 there, 0.006 now"),
+        ({"data": {"label_noise": 0.5}}, "label_noise is 0.08, asked for 0.5"),
+        ({"encoders": {"text_pooling": "mean"}}, "text"),
+    ],
+)
+def test_runs_of_other_settings_are_refused_before_anything_is_trained(whole, changes, said):
+    before = stamps(whole)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        other(study(whole), **changes).run()
+    assert stamps(whole) == before
+
+
+@pytest.mark.slow
+def test_runs_on_other_labels_are_refused(whole, tmp_path):
+    """Same places and settings, but somebody wrote new labels into the generated folder."""
+    for name in ("data", "runs"):
+        shutil.copytree(whole / name, tmp_path / name)
+    path = tmp_path / "data" / "tiny" / "truth.parquet"
+    truth = pd.read_parquet(path)
+    columns = [column for column in truth if column.startswith("label/face_cue/")]
+    truth.assign(**{column: truth[column].iloc[::-1].to_numpy() for column in columns}).to_parquet(path)
+    with pytest.raises(ValueError, match="data.train.labels is"):
+        study(tmp_path).run()
+
+
+@pytest.mark.slow
+def test_masks_that_are_not_those_of_the_clips_are_refused(whole, tmp_path):
+    for name in ("data", "runs"):
+        shutil.copytree(whole / name, tmp_path / name)
+    path = tmp_path / "runs" / "tiny" / "missing_masks.csv"
+    masks = pd.read_csv(path, dtype={"clip_id": str})
+    masks.assign(text=0).to_csv(path, index=False)
+    with pytest.raises(ValueError, match="missing_masks.csv does not hold the masks of these clips"):
+        study(tmp_path).run()
+
+
+@pytest.mark.slow
+def test_predictions_about_other_clips_than_the_other_runs_are_refused(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "copy")
+    found = study(tmp_path / "copy")
+    path = found.jobs()["cue", "text_only", 1].folder(tmp_path / "copy" / "runs") / "test.parquet"
+    table = pd.read_parquet(path)
+    pd.concat([table.iloc[6:], table.iloc[:6]], ignore_index=True).to_parquet(path, index=False)  # the first clip comes last
+    for read in (lambda: found.scores, lambda: found.comparisons):
+        with pytest.raises(ValueError, match="text_only.*seed1/test.parquet is about other clips"):
+            read()
+
+
+@pytest.mark.slow
+def test_tables_are_never_written_over_those_of_a_larger_study_or_of_other_clips(whole, tmp_path):
+    folder = study(whole).write(tmp_path / "tables")
+    before = stamps(folder)
+    small = study(whole, systems=("taemi", "text_only"))
+    with pytest.raises(ValueError, match="holds .* scores that this study does not have, such as cue constant_query 0"):
+        small.check_tables(folder)
+    with pytest.raises(ValueError, match="give another folder"):
+        small.write(folder)
+    masks = folder / "missing_masks.csv"
+    masks.write_text(masks.read_text().replace("clip_id", "clip"))
+    with pytest.raises(ValueError, match="results of other clips"):
+        study(whole).write(folder)
+    assert {path: stamp for path, stamp in stamps(folder).items() if path != masks} == {p: s for p, s in before.items() if p != masks}
+
+
 @pytest.mark.slow
 def test_the_command_line_prints_a_verdict_for_each_system(whole, monkeypatch, capsys):
     monkeypatch.setitem(profiles.PROFILES, "tiny", TINY)
@@ -174,8 +252,9 @@ def test_the_command_line_prints_a_verdict_for_each_system(whole, monkeypatch, c
     "arguments, parts",
     [
         (["compare", "tame"], ["'tame'", "constant_query"]),
-        (["compare", "taemi", "--regime", "cue,sideways"], ["'sideways'", "cue, fixed, both, text, face_cue"]),
-        (["compare", "taemi", "--profile", "dmo"], ["'dmo'", "demo, smoke, paper"]),
+        (["compare", "concat", "--regime", "cue,sideways"], ["'sideways'", "cue, fixed, both, text, face_cue"]),
+        (["compare", "concat", "--profile", "dmo"], ["'dmo'", "demo, smoke, paper"]),
+        (["compare", "taemi"], ["nothing to compare taemi with"]),
     ],
 )
 def test_wrong_names_are_one_line_with_the_valid_ones(arguments, parts, capsys):
@@ -184,7 +263,7 @@ def test_wrong_names_are_one_line_with_the_valid_ones(arguments, parts, capsys):
     assert message.startswith("taemi: ") and message.count("\n") == 1 and all(part in message for part in parts)
 
 
-@pytest.mark.parametrize("option, value", [("--seeds", "0"), ("--processes", "many"), ("--part", "3/2")])
+@pytest.mark.parametrize("option, value", [("--seeds", "0"), ("--seeds", "1"), ("--processes", "many"), ("--part", "3/2")])
 def test_wrong_numbers_are_one_line_too(option, value, capsys):
     with pytest.raises(SystemExit) as caught:
         course.main(["grid", option, value])
@@ -226,7 +305,7 @@ def test_attention_is_held_against_planted_truth_where_there_is_a_decoy(whole):
 def test_beside_the_grid_stand_fewer_clips_and_a_planted_null(whole, tmp_path):
     for name in ("data", "runs"):
         shutil.copytree(whole / name, tmp_path / name)
-    grid = study(tmp_path, regimes=("cue",))
+    grid = study(tmp_path)
     assert experiments.run_beside(grid)
     folder = experiments.write_beside(grid, grid.write(tmp_path / "tables"))
     sizes = pd.read_csv(folder / "training_size.csv")
@@ -242,8 +321,12 @@ def test_beside_the_grid_stand_fewer_clips_and_a_planted_null(whole, tmp_path):
     null = pd.read_csv(folder / "planted_null.csv")
     assert list(null) == COMPARISONS and (null["system"] == null["reference"]).all() and len(null) == 2
     assert {job.seed for job in whole_module.other_seeds(grid).jobs().values()} == {2, 3}
+    rates = pd.read_csv(folder / "reference_rate.csv")
+    assert list(rates) == COMPARISONS and set(rates["regime"]) == {"face_cue"} and set(rates["system"]) == {"text_only"}
+    rate = {system: whole_module.reference_rate(grid).jobs()["face_cue", system, 1].profile.training for system in ("taemi", "text_only")}
+    assert rate["text_only"].learning_rate == rate["taemi"].learning_rate == grid.jobs()["cue", "taemi", 0].profile.training.learning_rate
     before = stamps(tmp_path / "runs")
-    assert experiments.run_beside(study(tmp_path, regimes=("cue",)))
+    assert experiments.run_beside(study(tmp_path))
     assert stamps(tmp_path / "runs") == before
 
 

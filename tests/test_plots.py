@@ -37,7 +37,7 @@ FIGURES = {
     "diagram": plots.pipeline_diagram,
     "differences": lambda: plots.differences({"one": VERSUS, "two": {"b": VERSUS["b"]}}, "c"),
     "verdicts": lambda: plots.verdict_matrix({"a": {"one": (-0.2, "worse")}, "b": {"two": (0.0, NONE)}}, {"x": ["a"], "y": ["b"]}),
-    "attention ratios": lambda: plots.attention_over_decoy({"one": {"a": {"audio": [2.0, 3.0]}, "b": {"vision": [1.0]}}, "two": {}}),
+    "attention ratios": lambda: plots.attention_over_decoy({"one": {"a": {"sound": [2.0, 3.0]}, "b": {"face": [1.0]}}, "two": {}}),
     "sketches": lambda: plots.system_sketches({
         "a": {"sound": ("LSTM", "last"), "words": ("", "vector"), "asks": [("words", "sound")], "fusion": "concat", "note": "so"},
         "b": {"face": ("", "mean"), "sound": ("", "mean"), "looks": [("sound", "face")], "fusion": "linear"}}),
@@ -78,6 +78,19 @@ def test_a_verdict_is_seen_without_colour():
     cells = {name: {"one": (delta, verdict)} for name, (delta, _, _, verdict) in VERSUS.items()}
     texts = [text.get_text() for text in plots.verdict_matrix(cells, {"all": list(cells)}).axes[0].texts]
     assert texts == ["all", "▼ −.200", "○ +.010", "▲ +.200"]
+
+
+def test_a_rounded_zero_has_no_sign_of_its_own():
+    (_, text) = plots.verdict_matrix({"a": {"one": (-0.0004, NONE)}}, {"all": ["a"]}).axes[0].texts
+    assert text.get_text() == "○ +.000"
+
+
+def test_what_lies_beyond_the_reach_is_an_arrow_and_what_lies_within_is_where_it_was():
+    near = {"near": (0.01, -0.02, 0.04, NONE), "far": (-0.3, -0.4, -0.2, "worse")}
+    axis = plots.differences({"one": near}, "taemi", reach=0.05).axes[0]
+    assert axis.get_xlim() == (-0.05, 0.05)
+    assert [line.get_xdata()[0] for line in axis.lines if line.get_marker() not in ("None", None, "")] == [0.01]
+    assert [arrow.xy for arrow in axis.texts] == [(-0.05, 1)]
 
 
 def test_saving_writes_only_on_request_and_the_same_bytes_again(tmp_path, monkeypatch):

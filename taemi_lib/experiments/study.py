@@ -4,13 +4,15 @@
     runs     systems x seeds x regimes with the rate that was chosen -> a trained run and its stored predictions on the test split
     tables   runs.csv (what each run scored and cost), comparisons.csv (differences, intervals, verdicts), ...
 
-A run that is there is never made again, so a grid that was stopped goes on; the statistics read stored predictions and train nothing.
+A run that is there is never made again, so a grid that was stopped goes on; one of other settings or clips is refused, not reused.
+The statistics read stored predictions and train nothing.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -20,8 +22,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from taemi_lib import files, statistics, steps
+from taemi_lib import files, metrics, statistics, steps
 from taemi_lib.experiments.plan import MASKED, PRIMARY, RATES, REFERENCE, SEARCH_SEEDS, TABLES
+from taemi_lib.experiments.tables import (
+    COLUMNS,
+    KEY,
+    MASKED_TEST,
+    OFFICIAL,
+    TEST,
+    compared,
+    readable_costs,
+    readable_versions,
+    refuse_to_lose,
+    write_table,
+)  # fmt: skip
 from taemi_lib.profiles import EMOTIONS, ChoiceError, Profile, resolve
 from taemi_lib.steps import Job
 
@@ -29,11 +43,7 @@ if TYPE_CHECKING:
     from taemi_lib.evaluation import Predictions
     from taemi_lib.models.batch import ClipDataset
 
-COLUMNS = ["regime", "table", "system", "reference", "delta", "low", "high", "p_holm", "verdict"]
-TEST, MASKED_TEST = "test", "test_masked"
-ATTENTION = "attention.json"
-SMALLEST_P = 1e-16  # what the tables say of anything smaller: no approximation knows its tails that far out
-OFFICIAL = "selection_official_style"  # selected and reported on the same split: too good, kept to show by how much
+ATTENTION, MASKS = "attention.json", "missing_masks.csv"
 
 
 # ------------------------------------------------------------------------------------------------- one run, in a worker
@@ -55,7 +65,7 @@ def _predict(run, dataset: ClipDataset, split: str, attention: Callable[[Predict
         files.write_bytes(path, buffer.getvalue())
 
 
-def _attention_ratios(predictions: Predictions, profile: Profile, data_root: str) -> dict[str, float]:
+def _attention_ratios(predictions: Predictions, profile: Profile, data_root: str) -> dict[str, float | None]:
     """{modality: attention on the event that counts / on the decoy} over sound and face, where there is planted truth with a decoy."""
     seen = {name: weights for name, weights in predictions.attention.items() if name in ("audio", "vision")}
     if profile.data.source != "synthmimic" or profile.data.regime == "both" or not seen:
@@ -64,7 +74,8 @@ def _attention_ratios(predictions: Predictions, profile: Profile, data_root: str
     from taemi_lib.explain import attention_ratios
 
     truth = synthmimic.truth(steps.data_folder(profile, data_root))
-    return attention_ratios(replace(predictions, attention=seen), truth, profile.data.regime)
+    ratios = attention_ratios(replace(predictions, attention=seen), truth, profile.data.regime)
+    return {name: ratio if np.isfinite(ratio) else None for name, ratio in ratios.items()}  # nothing at all on any decoy
 
 
 def _train_and_predict(job: Job, data_root: str, runs_root: str, device: str) -> None:
@@ -88,7 +99,7 @@ def _forget_peak_memory() -> None:
 
 
 def _masks_file(profile: Profile, runs_root: str | Path) -> Path:
-    return resolve(runs_root) / profile.name / "missing_masks.csv"
+    return resolve(runs_root) / profile.name / MASKS
 
 
 def _splits(system: str) -> tuple[str, ...]:
@@ -169,7 +180,11 @@ class Study:
     # --- making them
 
     def run(self) -> bool:
-        """Make what is missing: search first, then the grid. False when other parts of it are still to be made elsewhere."""
+        """Make what is missing: search first, then the grid. False when other parts of it are still to be made elsewhere.
+
+        Raises RunError naming the difference when a run that is there was made with other settings, encoders or clips, before
+        anything is trained; RuntimeError naming the run that failed, the others are kept.
+        """
         if self.rates is None and not self._make([job for jobs in self._search_jobs().values() for job in jobs]):
             return False
         return self._make(list(self.jobs().values()))
@@ -177,12 +192,12 @@ class Study:
     def _make(self, jobs: list[Job]) -> bool:
         """Train and predict the missing ones among these jobs. Returns whether all are there now."""
         place = {"data_root": self.data_root, "runs_root": self.runs_root, "device": self.device, "progress": self.progress}
+        self._claim_masks(steps.datasets(self.profile, **place)["test"])  # clips and features, once, before workers ask for them
+        for job in jobs:
+            job.check(steps.worker_datasets(job.profile, str(self.data_root), str(self.runs_root)), self.runs_root)
         number, count = self.part
         missing = [job for job in jobs[number - 1 :: count] if not self._is_complete(job)]
-        if missing:
-            parts = steps.datasets(self.profile, **place)  # clips and features, once, before workers ask for them
-            self._store_masks(parts["test"])
-            steps.side_by_side(_train_and_predict, missing, **place, processes=self.processes)
+        steps.side_by_side(_train_and_predict, missing, **place, processes=self.processes)
         return all(self._is_complete(job) for job in jobs)
 
     def _is_complete(self, job: Job) -> bool:
@@ -191,12 +206,16 @@ class Study:
         folder = job.folder(self.runs_root)
         return is_finished(folder) and all((folder / name).exists() for name in _products(job.system))
 
-    def _store_masks(self, test: ClipDataset) -> None:
+    def _claim_masks(self, test: ClipDataset) -> None:
+        """Store the masks, or check that the ones there are these: scores under masks are kept beside the runs."""
         from taemi_lib.experiments.masks import draw_masks
+        from taemi_lib.training import RunError
 
-        path = _masks_file(self.profile, self.runs_root)
+        path, masks = _masks_file(self.profile, self.runs_root), draw_masks(test).astype(int).reset_index()
         if not path.exists():
-            write_table(path, draw_masks(test).astype(int).reset_index())
+            write_table(path, masks)
+        elif not pd.read_csv(path, dtype={"clip_id": str}).equals(masks):
+            raise RunError(f"{path} does not hold the masks of these clips: choose another runs folder, or delete this one's runs")
 
     # --- reading them
 
@@ -232,12 +251,19 @@ class Study:
 
     def predictions(self, regime: str, system: str, split: str = TEST) -> tuple[list[np.ndarray], np.ndarray]:
         """One (N, 6) float32 for each seed, and the targets (N, 6) of the same clips."""
-        found = [self._stored(job, split) for (r, s, _), job in self.jobs().items() if (r, s) == (regime, system)]
+        found = [self._stored(self._job(regime, system, seed, self.chosen[system]), split) for seed in self.seeds]
         return [prediction for prediction, _ in found], found[0][1]
 
     def _stored(self, job: Job, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 6) float32 predictions and targets. Raises RunError when they are not about the same clips, in order, as other runs'."""
+        from taemi_lib.training import RunError
+
         self._run(job)
-        table = pd.read_parquet(job.folder(self.runs_root) / f"{split}.parquet")
+        path = job.folder(self.runs_root) / f"{split}.parquet"
+        table = pd.read_parquet(path)
+        about = table.drop(columns="prediction")
+        if not about.equals(self._about.setdefault((steps.regime_name(job.profile), split), about)):
+            raise RunError(f"{path} is about other clips or labels than the same split of other runs: delete it and run the study again")
         wide = (-1, len(EMOTIONS))
         return table["prediction"].to_numpy(np.float32).reshape(wide), table["target"].to_numpy(np.float64).reshape(wide)
 
@@ -249,6 +275,11 @@ class Study:
         return self._rhos[key]
 
     @cached_property
+    def _about(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """{(regime, split): clip, emotion and target of each row}, as the first run that was read has them."""
+        return {}
+
+    @cached_property
     def _rhos(self) -> dict[tuple[str, str, str], statistics.Rho]:
         return {}
 
@@ -257,29 +288,29 @@ class Study:
     @cached_property
     def scores(self) -> pd.DataFrame:
         """Everything about every run and split: regime, system, seed, split, rho and CCC of each emotion and their means, costs."""
-        from taemi_lib.evaluation import Predictions, score
-
         rows = []
         for (regime, system, seed), job in self.jobs().items():
             run = self._run(job)
             about = {
                 "parameters": run.metrics["parameters"],
                 "seconds": run.metrics["seconds"],
-                "cpu_seconds": run.metrics["cpu_seconds"],
+                "cpu_seconds": run.metrics.get("cpu_seconds"),  # runs of older versions did not count them
                 "peak_memory_mb": run.metrics["peak_memory_mb"],
                 "learning_rate": run.config["training"]["learning_rate"],
-                "versions": _versions(run.config["versions"]),
+                "versions": readable_versions(run.config["versions"]),
             }
             found = {OFFICIAL: (run.metrics["selection"]["per_emotion"], run.metrics["selection"]["ccc"])}
             for split in _splits(system):
                 prediction, target = self._stored(job, split)
-                scored = score(Predictions([""] * len(target), prediction, target, np.zeros(len(target), bool)), resamples=0)
-                found[split] = scored.per_emotion, scored.ccc
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", metrics.ConstantPrediction)  # counts as 0
+                    found[split] = [dict(zip(EMOTIONS, score(prediction, target), strict=True))
+                                    for score in (metrics.pearson_per_emotion, metrics.ccc)]  # fmt: skip
             for split, (rho, ccc) in found.items():
                 row = {"regime": regime, "system": system, "seed": seed, "split": split, "mean_rho": np.mean(list(rho.values()))}
                 concordance = {"mean_ccc": np.mean(list(ccc.values()))} | {f"ccc/{name}": ccc[name] for name in EMOTIONS}
                 rows.append(row | {name: rho[name] for name in EMOTIONS} | concordance | about)
-        return pd.DataFrame(rows).sort_values(["regime", "system", "seed", "split"], ignore_index=True)
+        return pd.DataFrame(rows).sort_values(KEY, ignore_index=True)
 
     def families(self) -> dict[tuple[str, str], list[tuple[str, str, str]]]:
         """{(regime, table): [(system, reference, split)]}: what is tested together. Systems of no table are in "others"."""
@@ -319,51 +350,35 @@ class Study:
             rows += compared(regime, table, pairs)
         return pd.DataFrame(rows, columns=COLUMNS).sort_values(COLUMNS[:4], ignore_index=True)
 
+    def check_tables(self, folder: str | Path) -> None:
+        """Raises RunError when `write` would lose scores in this folder that the study does not have; nothing needs to be trained."""
+        refuse_to_lose(resolve(folder), {(regime, system, seed, split) for regime, systems in self.systems.items() for system in systems
+                                         for seed in self.seeds for split in (OFFICIAL, *_splits(system))})  # fmt: skip
+
     def write(self, folder: str | Path = "results") -> Path:
         """runs.csv, comparisons.csv, ccc.csv, attention.csv, search.csv and missing_masks.csv: sorted and rounded, so that the same runs
         give the same files (but for seconds and memory, which no two runs have in common).
+
+        Raises RunError, and writes nothing, when the folder holds scores that this study does not have, or those of other clips.
         """
-        folder = resolve(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        key, concordance = ["regime", "system", "seed", "split"], [f"ccc/{name}" for name in EMOTIONS]
+        from taemi_lib.training import RunError
+
+        self.check_tables(folder)
+        folder, masks = resolve(folder), _masks_file(self.profile, self.runs_root).read_bytes()
+        concordance = [f"ccc/{name}" for name in EMOTIONS]
         runs = self.scores.drop(columns=["mean_ccc", *concordance])
-        ccc = self.scores[[*key, "mean_ccc", *concordance]].set_axis([*key, "mean_ccc", *EMOTIONS], axis=1)
-        write_table(folder / "runs.csv", _readable_costs(runs))
+        ccc = self.scores[[*KEY, "mean_ccc", *concordance]].set_axis([*KEY, "mean_ccc", *EMOTIONS], axis=1)
+        if (folder / MASKS).exists() and (folder / MASKS).read_bytes() != masks:
+            raise RunError(f"{folder} holds the results of other clips: give another folder for these")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_table(folder / "runs.csv", readable_costs(runs))
         write_table(folder / "comparisons.csv", self.comparisons)
         write_table(folder / "ccc.csv", ccc)
         write_table(folder / "attention.csv", self.attention)
         if self.rates is None:
             write_table(folder / "search.csv", self.search.drop(columns="factor"))
-        files.write_bytes(folder / "missing_masks.csv", _masks_file(self.profile, self.runs_root).read_bytes())
+        files.write_bytes(folder / MASKS, masks)
         return folder
-
-
-def _versions(found: Mapping[str, str]) -> str:
-    """ "python 3.11.7, torch 2.13.0": without tags of local builds."""
-    return ", ".join(f"{name} {number.partition('+')[0]}" for name, number in found.items())
-
-
-def compared(regime: str, table: str, pairs: Mapping[tuple[str, str], tuple[statistics.Rho, statistics.Rho]]) -> list[dict]:
-    """One family of comparisons as rows of comparisons.csv. pairs: {(system, reference): their Rho}"""
-    results = statistics.holm({names: statistics.compare(*rhos) for names, rhos in pairs.items()})
-    return [
-        {"regime": regime, "table": table, "system": system, "reference": reference, "delta": result.delta,
-         "low": result.low, "high": result.high, "p_holm": float(f"{max(result.p_holm, SMALLEST_P):.2g}"), "verdict": result.verdict}
-        for (system, reference), result in results.items()
-    ]  # fmt: skip
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """CSV with scores to four digits, without the minus of a rounded zero; written in one step."""
-    exact = ("p_holm", "learning_rate", "seconds", "cpu_seconds")
-    scores = [name for name in table.select_dtypes("float") if name not in exact]
-    rounded = table.assign(**{name: table[name].round(4) + 0.0 for name in scores})
-    files.write_bytes(path, rounded.to_csv(index=False, lineterminator="\n").encode())
-
-
-def _readable_costs(table: pd.DataFrame) -> pd.DataFrame:
-    seconds = {name: table[name].round(1) for name in ("seconds", "cpu_seconds")}
-    return table.assign(**seconds, peak_memory_mb=table["peak_memory_mb"].round().astype(int))
 
 
 # ------------------------------------------------------------------------------------------------------ names and studies
@@ -390,34 +405,3 @@ def check_systems(names: Iterable[str]) -> None:
 
     for name in names:
         find(name)
-
-
-def summary(study: Study) -> str:
-    """The comparisons as a text table for each regime: scores over seeds, difference to the reference, verdict, cost."""
-    lines = []
-    scores, compared = study.scores, study.comparisons
-    for regime in study.systems:
-        here = scores[scores["regime"] == regime]
-        lines += [f"regime {regime}: mean rho over {len(study.seeds)} seeds, test split; differences to {REFERENCE}, Holm-adjusted 95 %",
-                  f"  {'system':28} {'rho':>5} {'SD':>5} {'official':>8}  {'difference':>10} {'interval':>16} {'p':>7}  "
-                  f"{'verdict':24} {'parameters':>10} {'CPU s':>7} {'rate':>7}"]  # fmt: skip
-        for system in study.systems[regime]:
-            own = here[here["system"] == system]
-            test, official = (own[own["split"] == split]["mean_rho"] for split in (TEST, OFFICIAL))
-            spread = f"{test.std():.3f}"[1:] if len(test) > 1 else "-"
-            cost = f"{own['parameters'].iloc[0]:10,} {own['cpu_seconds'].mean():7.1f} {own['learning_rate'].iloc[0]:7g}"
-            rows = compared[(compared["regime"] == regime) & (compared["system"] == system) & (compared["reference"] == REFERENCE)
-                            & (compared["table"] != "table3_masked")]  # fmt: skip
-            difference = f"{'':10} {'':16} {'':7}  {'the reference' if system == REFERENCE else '':24}"
-            for row in rows.itertuples():
-                interval = f"[{row.low:+.3f}, {row.high:+.3f}]"
-                difference = f"{row.delta:+10.3f} {interval:>16} {row.p_holm:7.2g}  {row.verdict:24}"
-            lines.append(f"  {system:28} {test.mean():5.3f} {spread:>5} {official.mean():8.3f}  {difference} {cost}")
-        for table, said in (("table3_masked", "under missing masks"), ("primary", "primary hypothesis, alone")):
-            for row in compared[(compared["regime"] == regime) & (compared["table"] == table)].itertuples():
-                interval = f"[{row.low:+.3f}, {row.high:+.3f}]"
-                lines.append(f"  {said}: {row.system} - {row.reference} {row.delta:+.3f} {interval} p {row.p_holm:.2g}, {row.verdict}")
-        lines.append("")
-    if len(study.seeds) == 1:
-        lines.append("One seed only: the intervals know of clips, not of seeds, and are too narrow.")
-    return "\n".join(lines).rstrip()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from taemi_lib.experiments.plan import EVERYWHERE, NULL_SYSTEMS, REFERENCE, SIZE_SYSTEMS, SIZES, TABLES
-from taemi_lib.experiments.study import COLUMNS, TEST, Study, compared, regimes, write_table
+from taemi_lib.experiments.plan import EVERYWHERE, NULL_SYSTEMS, RATE_SYSTEMS, REFERENCE, SIZE_SYSTEMS, SIZES, TABLES
+from taemi_lib.experiments.study import Study, regimes
+from taemi_lib.experiments.tables import COLUMNS, TEST, compared, write_table
 from taemi_lib.profiles import Profile, resolve
 
 
@@ -36,9 +37,19 @@ def other_seeds(grid: Study) -> Study:
     return replace(grid, systems={grid.search_regime: NULL_SYSTEMS}, seeds=seeds, rates=grid.chosen)
 
 
+def reference_rate(grid: Study) -> Study:
+    """RATE_SYSTEMS with the reference's learning rate instead of their own, in the regimes in which nothing was searched."""
+    systems = (REFERENCE, *RATE_SYSTEMS)
+    regimes = [regime for regime in grid.systems if regime != grid.search_regime]
+    return replace(grid, systems=dict.fromkeys(regimes, systems), rates=dict.fromkeys(systems, grid.chosen[REFERENCE]))
+
+
 def run_beside(grid: Study) -> bool:
-    """Make what is missing of the training sizes and the planted null; the grid must be complete. False: other parts are missing."""
-    return all([study.run() for study in (*fewer_clips(grid).values(), other_seeds(grid))])
+    """Make what is missing of the training sizes, the planted null and the other rates; the grid must be complete.
+
+    False: other parts are missing.
+    """
+    return all([study.run() for study in (*fewer_clips(grid).values(), other_seeds(grid), reference_rate(grid))])
 
 
 def training_sizes(grid: Study) -> pd.DataFrame:
@@ -61,8 +72,9 @@ def planted_null(grid: Study) -> pd.DataFrame:
 
 
 def write_beside(grid: Study, folder: str | Path = "results") -> Path:
-    """training_size.csv and planted_null.csv."""
+    """training_size.csv, planted_null.csv and reference_rate.csv (columns as in comparisons.csv)."""
     folder = resolve(folder)
     write_table(folder / "training_size.csv", training_sizes(grid))
     write_table(folder / "planted_null.csv", planted_null(grid))
+    write_table(folder / "reference_rate.csv", reference_rate(grid).comparisons)
     return folder
