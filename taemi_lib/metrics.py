@@ -58,7 +58,8 @@ def checked(prediction, target) -> tuple[np.ndarray, np.ndarray]:
     return prediction.astype(np.float64), target.astype(np.float64)
 
 
-def _refuse_constant(target: np.ndarray) -> None:
+def refuse_constant(target: np.ndarray) -> None:
+    """Raises ValueError naming the emotion when a target (N, 6) is the same for all clips: nobody can be scored on it."""
     if (flat := np.ptp(target, axis=0) == 0).any():
         raise ValueError(
             f"the target of {_name(int(np.argmax(flat)), len(flat))} is the same for all {len(target)} clips: "
@@ -100,7 +101,7 @@ def pearson_per_emotion(prediction, target) -> np.ndarray:
     given = prediction
     prediction, target = checked(prediction, target)
     constant = constant_columns(given)  # of the given format: float32 rounds where float64 would not
-    _refuse_constant(target)
+    refuse_constant(target)
     if constant.any():
         flagged = ", ".join(_name(column, len(constant)) for column in np.flatnonzero(constant))
         warnings.warn(f"constant prediction for {flagged}: rho counts as 0", ConstantPrediction, stacklevel=2)
@@ -124,7 +125,7 @@ def ccc(prediction, target) -> np.ndarray:
     Raises ValueError as pearson_per_emotion does.
     """
     prediction, target = checked(prediction, target)
-    _refuse_constant(target)
+    refuse_constant(target)
     means = prediction.mean(axis=0), target.mean(axis=0)
     spread = prediction.var(axis=0) + target.var(axis=0) + (means[0] - means[1]) ** 2
     return 2 * ((prediction - means[0]) * (target - means[1])).mean(axis=0) / spread
@@ -162,33 +163,9 @@ def bootstrap(prediction, target, n: int = 1000, seed: int = 0, level: float = 0
     """
     constant = constant_columns(prediction)
     prediction, target = checked(prediction, target)
-    _refuse_constant(target)
+    refuse_constant(target)
     scores = []
     for rows in resamples(target, n, seed):
         p = prediction[rows]
         scores.append(_pearson(p, target[rows], constant | (np.ptp(p, axis=0) == 0)).mean())
     return _quantiles(scores, level)
-
-
-def bootstrap_difference(first, second, target, n: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
-    """Percentile interval over clips of: mean rho of `first` minus mean rho of `second`, each averaged over its seeds.
-
-    first, second   the predictions of two systems: a list of (N, 6), one for each seed; they may have different numbers
-    target          (N, 6), the labels of the same N clips
-    Paired: every resample draws the same clips for both systems, so what makes a clip hard for both cancels out, and
-    the interval is narrower than two separate ones suggest. Raises ValueError as bootstrap does.
-    """
-    systems = []
-    for predictions in (first, second):
-        if not len(predictions):
-            raise ValueError("a system has no predictions: give a list with one (N, 6) for each seed")
-        systems.append([(checked(each, target)[0], constant_columns(each)) for each in predictions])
-    target = _array(target).astype(np.float64)
-    _refuse_constant(target)
-
-    def mean_rho(runs: list, rows: np.ndarray) -> float:
-        each = (_pearson(p[rows], target[rows], constant | (np.ptp(p[rows], axis=0) == 0)) for p, constant in runs)
-        return float(np.mean([rho.mean() for rho in each]))
-
-    differences = [mean_rho(systems[0], rows) - mean_rho(systems[1], rows) for rows in resamples(target, n, seed)]
-    return _quantiles(differences, level)

@@ -77,6 +77,7 @@ def resampled_rho(predictions: Sequence[np.ndarray], target: np.ndarray, n: int 
         raise ValueError("a system has no predictions: give one (N, 6) for each seed")
     checked = [metrics.checked(each, target) for each in predictions]
     truth = checked[0][1]
+    metrics.refuse_constant(truth)
     constant = np.stack([metrics.constant_columns(each) for each in predictions])  # (K, 6)
     counts = np.stack([np.bincount(rows, minlength=len(truth)) for rows in metrics.resamples(truth, n, seed)])  # (B, N)
     counts = np.vstack([np.ones(len(truth)), counts]) / len(truth)  # row 0: the split as it is
@@ -102,56 +103,55 @@ def compare(system: Rho, reference: Rho, level: float = 0.95) -> Comparison:
 
     Each resample draws clips, the same for both systems, and seeds, separately for each.
 
-    Clips are paired because a hard clip is hard for both: its effect cancels in the difference. Seeds are not: seed 3 of one system
-    and seed 3 of another share the order of the batches, but start from unrelated weights, and two copies of one system that
-    differ in their seeds only have nothing to pair. Where seeds are related (two variants with the same parts), drawing them
-    separately ignores a positive covariance, so the interval is too wide rather than too narrow.
+    Clips are paired because a hard clip is hard for both: its effect cancels in the difference. Seeds are not: two systems with other
+    parts share no more than the order of the batches, and two copies of one system that differ in their seeds have nothing to pair.
+    Variants with the same parts do start from the same weights with the same seed (TAEMI with and without missing tokens, say). To draw
+    their seeds separately ignores a positive covariance, so that interval is too wide, and a small difference may go undetected.
 
     Two corrections make the few seeds count rightly:
       - of K seeds, K - 1 are drawn. K draws would have a variance (K - 1) / K too small, a fifth at 5 seeds.
       - seeds differ on the split partly because of its finite number of clips, and resampling the clips shows that part
-        already. Each seed's deviation is shrunk so that the part counts once (it is estimated from how seeds drift apart under
-        resampling); without this a planted null would be found nearly never, and real differences too seldom.
+        already. That part is subtracted (it is estimated from how seeds drift apart under resampling) and counts once; without
+        this a planted null would be found nearly never, and real differences too seldom.
     Seeds are drawn independently of clips, so their share of the variance adds up and is computed exactly instead of with dice: the
     mean of K - 1 draws from K deviations has the variance of the deviations over K.
 
     The interval is delta -+ t * (standard deviation over the resamples), p-value from the same t: percentiles of so few seeds end at
     the seeds at hand and are too narrow, and p-values of a Holm family need tails that 2,000 resamples do not have. The degrees
-    of freedom follow Welch and Satterthwaite. With a single seed, a system's share is clips alone; with two, about 8 of 100
-    true nulls are called a difference instead of 5 (see the simulations in the tests): take three or more.
+    of freedom follow Welch and Satterthwaite.
+
+    What it takes for granted: seed effects that are roughly normal (see the simulations in the tests, from two seeds on). A system that
+    trains well or fails by luck of the seed is called different far too often: with five seeds and one training in five failing, in 20
+    to 30 of 100 simulated nulls. Look at the seeds. With a single seed, a system's share is clips alone, which is far too narrow. "New
+    clips" means clips of the same kind, with the same few voices and faces.
     """
     draws = system.resampled.shape[1]
     if draws != reference.resampled.shape[1]:
         raise ValueError(f"{draws} and {reference.resampled.shape[1]} resamples: score both systems with the same n")
     delta = system.mean - reference.mean
+    if abs(delta) < 1e-9 and np.allclose(system.resampled.mean(axis=0), reference.resampled.mean(axis=0), rtol=0, atol=1e-9):
+        return Comparison(0.0, 0.0, 0.0, 1.0, 0.0, float("inf"))  # the same predictions twice, but for rounding
     clips = system.resampled.mean(axis=0) - reference.resampled.mean(axis=0)  # (B,) all seeds, resampled clips
     parts = [(clips.var(ddof=1), np.inf)]  # variance, degrees of freedom
     for rho in (system, reference):
         count = len(rho.seeds)
         if count > 1:
-            parts.append((_seed_effects(rho).var(ddof=1) / count, count - 1))
+            parts.append((_seed_variance(rho) / count, count - 1))
     total = sum(variance for variance, _ in parts)
     error = float(np.sqrt(total))
     uncertain = sum(variance**2 / freedom for variance, freedom in parts)
     freedom = float(total**2 / uncertain) if uncertain > 0 else float("inf")
-    if error < 1e-9:  # the same predictions twice, but for rounding
-        p = 1.0 if abs(delta) < 1e-9 else 0.0
-    else:
-        p = float(2 * stats.t.sf(abs(delta) / error, freedom))
+    p = float(2 * stats.t.sf(abs(delta) / error, freedom)) if error > 0 else 0.0
     return _with_interval(Comparison(delta, delta, delta, p, error, freedom), level)
 
 
-def _seed_effects(rho: Rho) -> np.ndarray:
-    """(K,) how far each seed lies from their mean, shrunk by the part that comes from the finite number of clips."""
-    if len(rho.seeds) < 2:
-        return np.zeros(len(rho.seeds))
+def _seed_variance(rho: Rho) -> float:
+    """How much seeds differ on all clips there could be: their variance on the split, less what comes from its finite number of clips."""
     deviation = rho.seeds - rho.seeds.mean()
-    observed = deviation.var(ddof=1)
     # How far the seeds' deviations move when the clips are drawn anew: clips x seeds, per seed.
     moved = rho.resampled - rho.resampled.mean(axis=0) - deviation[:, None]
     by_clips = moved.var(axis=1).sum() / (len(deviation) - 1)
-    kept = max(0.0, 1 - by_clips / observed) if observed > 0 else 0.0
-    return deviation * np.sqrt(kept)
+    return max(0.0, float(deviation.var(ddof=1) - by_clips))
 
 
 def _with_interval(comparison: Comparison, level: float) -> Comparison:
@@ -163,8 +163,9 @@ def holm(family: Mapping[object, Comparison], level: float = 0.95) -> dict[objec
     """The comparisons of one family with Holm's p-values, and intervals that exclude zero exactly where p_holm <= 1 - level.
 
     In order of p, comparison i of m is held against alpha / (m - i) (i from 0), until one fails; from there on nothing is detected.
-    Its interval has that same level. All comparisons from the first failure on share its level, alpha / (number not detected),
-    which makes theirs hold together with 95 %; those of detected differences match their own test.
+    Its interval has that same level; all comparisons from the first failure on share its level, alpha / (number not detected). So each
+    interval says what its own test says, and a wrong "better" or "worse" anywhere in the family has a chance of at most alpha. That is
+    no promise that all intervals of the family hold their true differences together: alpha / m for each would be needed for that.
     """
     alpha, count = 1 - level, len(family)
     adjusted: dict[object, Comparison] = {}

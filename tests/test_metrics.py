@@ -120,39 +120,6 @@ def test_the_bootstrap_redraws_where_sparse_labels_do_not_vary():
     assert all(np.isfinite(metrics.bootstrap(rng.random((12, 6)), target, n=100)))
 
 
-def test_a_paired_difference_is_exact_where_every_resample_agrees():
-    rng = np.random.default_rng(0)
-    target = rng.random((40, 6))
-    same, mirrored = 2 * target + 1, -target  # rho is 1 and -1, whichever clips are drawn
-    assert np.allclose(metrics.bootstrap_difference([same], [mirrored], target, n=50), 2)
-    assert np.allclose(metrics.bootstrap_difference([same, mirrored], [same], target, n=50), -1)  # (1 - 1) / 2 - 1
-    half = np.where(np.arange(6) < 3, target, -target)  # three emotions right, three upside down: mean rho 0
-    assert np.allclose(metrics.bootstrap_difference([same], [half], target, n=50), 1)
-    flat = np.full((40, 6), 0.2)
-    assert np.allclose(metrics.bootstrap_difference([same], [flat], target, n=50), 1)  # constant: counts as 0
-
-
-def test_a_paired_difference_draws_the_same_clips_for_both(split):
-    prediction, target = split
-    assert metrics.bootstrap_difference([prediction], [prediction.copy()], target, n=50) == (0, 0)
-    shifted = prediction + np.random.default_rng(1).normal(0, 0.01, prediction.shape)
-    paired = metrics.bootstrap_difference([prediction], [shifted], target, n=100)
-    alone = metrics.bootstrap(prediction, target, n=100)
-    assert paired.high - paired.low < 0.2 * (alone.high - alone.low)
-    assert paired == metrics.bootstrap_difference([prediction], [shifted], target, n=100)
-
-
-def test_a_paired_difference_refuses_what_cannot_be_compared(split):
-    prediction, target = split
-    with pytest.raises(ValueError, match="no predictions"):
-        metrics.bootstrap_difference([prediction], [], target)
-    with pytest.raises(ValueError, match=r"\(59, 6\).*\(60, 6\)"):
-        metrics.bootstrap_difference([prediction], [prediction[1:]], target)
-    target[:, 5] = 0.0
-    with pytest.raises(ValueError, match="'Joy'.*60 clips"):
-        metrics.bootstrap_difference([prediction], [prediction], target)
-
-
 def test_a_score_holds_what_belongs_beside_it(split):
     predictions = Predictions([f"c{i}" for i in range(60)], split[0].astype(np.float32), split[1], np.zeros(60, bool))
     with warnings.catch_warnings():
