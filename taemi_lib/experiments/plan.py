@@ -23,9 +23,7 @@ MASKED = (REFERENCE, *TABLES["table3"])
 RATES = (0.3, 1.0, 3.0)  # learning rates tried, in multiples of the profile's
 SEARCH_SEEDS = (0, 1)
 
-# Beside the grid: does it matter that the rate is chosen in the first regime only, where other anchors cannot solve the task?
-RATE_SYSTEMS = TABLES["table4"]
-# And, in the first regime: how much a system needs to learn from, and whether the statistics find what is not there.
+# Beside the grid, in the first regime: how much a system needs to learn from, and whether the statistics find what is not there.
 SIZES = (72, 144, 288)  # training clips; the grid itself has the runs with all of them
 SIZE_SYSTEMS = (REFERENCE, "constant_query", "zhang2024", "savchenko2025")
 NULL_SYSTEMS = (REFERENCE, "constant_query")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from taemi_lib.experiments.plan import EVERYWHERE, NULL_SYSTEMS, RATE_SYSTEMS, REFERENCE, SIZE_SYSTEMS, SIZES, TABLES
+from taemi_lib.experiments.plan import EVERYWHERE, NULL_SYSTEMS, REFERENCE, SIZE_SYSTEMS, SIZES, TABLES
 from taemi_lib.experiments.study import Study, regimes
 from taemi_lib.experiments.tables import COLUMNS, TEST, compared, write_table
 from taemi_lib.profiles import Profile, resolve
@@ -38,10 +38,14 @@ def other_seeds(grid: Study) -> Study:
 
 
 def reference_rate(grid: Study) -> Study:
-    """RATE_SYSTEMS with the reference's learning rate instead of their own, in the regimes in which nothing was searched."""
-    systems = (REFERENCE, *RATE_SYSTEMS)
-    regimes = [regime for regime in grid.systems if regime != grid.search_regime]
-    return replace(grid, systems=dict.fromkeys(regimes, systems), rates=dict.fromkeys(systems, grid.chosen[REFERENCE]))
+    """Systems that chose another learning rate than the reference, with the reference's, in the regimes in which nothing was searched.
+
+    Does it matter that the rate was chosen in the first regime, whose task some of them cannot solve?
+    """
+    rate = grid.chosen[REFERENCE]
+    systems = {regime: (REFERENCE, *(system for system in names if grid.chosen[system] != rate))
+               for regime, names in grid.systems.items() if regime != grid.search_regime}  # fmt: skip
+    return replace(grid, systems=systems, rates=dict.fromkeys(grid.chosen, rate))
 
 
 def run_beside(grid: Study) -> bool:
