@@ -10,7 +10,7 @@ from toy import SIZES, batch, dataset
 
 from taemi_lib import models
 from taemi_lib.evaluation import evaluate
-from taemi_lib.models import Batch
+from taemi_lib.models import Batch, System
 from taemi_lib.profiles import MODALITIES, Model, Training
 from taemi_lib.training import train
 
@@ -166,5 +166,39 @@ def test_it_works_at_other_widths(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_docstring_says_what_it_is(name):
-    assert models.find(name).__doc__ and len(models.find(name).__doc__.splitlines()[0]) > 30
+def test_its_docstring_says_what_it_is_where_it_comes_from_and_what_is_reduced(name):
+    system = models.find(name)
+    said = "\n".join(cls.__doc__ for cls in system.__mro__[: system.__mro__.index(System)])  # a family says it once
+    assert system.__doc__ != System.__doc__ and len(system.__doc__.splitlines()[0]) > 30
+    assert [word for word in ("Source", "Faithful", "Reduced") if f"{word}: " not in said] == []
+
+
+# who leaves modalities out in training; the others have one modality only, or their sources know no such thing
+LEAVE_OUT = set(
+    "taemi constant_query text_gated no_text no_time_features shuffled_text shuffled_query concat self_attention_only "
+    "taemi_no_missing_tokens vision_anchored audio_anchored vision_anchored_pooled audio_anchored_pooled "
+    "tfn dynamic_fusion_graph mult misa".split()
+)
+NO_LAYER_TO_DROP_IN = {"vit_baseline", "wav2vec2_baseline", "vit_wav2vec2_baseline"}
+
+
+def with_partners(clips):
+    return dataclasses.replace(clips, partner=clips.pooled.flip(0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_leaves_modalities_out_in_training_if_that_is_its_way(name):
+    model, clips = create(name, modality_dropout=0.5), with_partners(batch(64))
+    assert all(kept.all() for kept in model(clips).kept.values())
+    assert all(kept.all() for kept in model.train()(clips).kept.values()) == (name not in LEAVE_OUT)
+
+
+@pytest.mark.parametrize("kind", ["dropout", "input_dropout"])
+@pytest.mark.parametrize("name", NAMES)
+def test_its_dropouts_act_in_training_only(name, kind):
+    off = {"dropout": 0.0, "input_dropout": 0.0, "modality_dropout": 0.0}
+    model, clips = create(name, **off | {kind: 0.5}), with_partners(batch())
+    assert torch.equal(model(clips).prediction, model(clips).prediction)
+    model.train()
+    still = torch.equal(model(clips).prediction, model(clips).prediction)
+    assert still == (kind == "dropout" and name in NO_LAYER_TO_DROP_IN)

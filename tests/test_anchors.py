@@ -5,7 +5,7 @@ import torch
 from toy import SIZES, batch
 
 from taemi_lib import models
-from taemi_lib.models.attention import masked_mean
+from taemi_lib.models.attention import SelfAttention, masked_mean
 
 OTHERS = {"vision": ("audio", "text"), "audio": ("vision", "text")}
 ANCHORED = [(f"{anchor}_anchored{form}", anchor) for anchor in OTHERS for form in ("", "_pooled")]
@@ -77,3 +77,9 @@ def test_text_without_tokens_is_its_vector_as_one_step():
     one_step = dataclasses.replace(without_tokens, values=without_tokens.values | {"text": clips.pooled.unsqueeze(1)})
     assert torch.equal(model(without_tokens).prediction, model(one_step).prediction)
     assert not torch.allclose(model(without_tokens).prediction, model(clips).prediction)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in ANCHORED])
+def test_all_three_sequences_are_self_attended_the_words_too(name):
+    streams = create(name).streams
+    assert set(streams) == {"audio", "vision", "text"} and all(isinstance(stream.attend, SelfAttention) for stream in streams.values())

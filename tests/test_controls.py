@@ -1,10 +1,11 @@
 import dataclasses
 
+import pytest
 import torch
 from toy import SIZES, batch, dataset
 
 from taemi_lib import models
-from taemi_lib.models.attention import masked_mean
+from taemi_lib.models.attention import SelfAttention, masked_mean
 from taemi_lib.profiles import Model, Training
 from taemi_lib.training import train
 
@@ -154,3 +155,34 @@ def test_only_systems_that_ask_for_partners_get_them_in_training_and_in_predicti
         train(system.name, clips, held, model=sizes, training=Training(epochs=1), run_folder=folder, progress=False)
         assert seen and all(given == system.needs_partner for given in seen)
         seen.clear()
+
+
+def test_only_the_shuffled_systems_are_told_another_clips_words():
+    assert {name for name in models.names() if models.find(name).needs_partner} == {"shuffled_text", "shuffled_query"}
+
+
+@pytest.mark.parametrize("name", ["constant_query", "text_gated", "no_text"])
+def test_a_constant_query_is_learned(name):
+    assert "query.vector" in dict(create(name).named_parameters())
+
+
+def test_the_gates_are_one_for_each_number_of_a_vector():
+    model, clips, seen = create("text_gated"), batch(), []
+    model.head.register_forward_hook(lambda _, given, __: seen.append(given[0][:, 6:]))
+    model(clips), model(changed(clips, "text"))
+    assert (seen[1] / seen[0]).view(4, 2, 8).std(dim=-1).min() > 1e-3  # within the vector of one modality
+
+
+@pytest.mark.parametrize("name", ["audio_only", "vision_only"])
+def test_a_single_sequence_is_self_attended_and_averaged_over_its_real_steps(name):
+    model, clips = create(name), batch()
+    clips.mask[model.modality][0, 4:] = False
+    steps, mask = model.stream(clips, clips.present[model.modality])
+    assert isinstance(model.stream.attend, SelfAttention)
+    assert torch.allclose(model(clips).prediction, model.head(masked_mean(steps, mask)))
+
+
+def test_no_text_looks_with_its_constant_query():
+    model, clips = create("no_text"), batch()
+    found = [model.cross[name](model.query(clips.pooled), *model.streams[name](clips, clips.present[name]))[0] for name in model.streams]
+    assert torch.allclose(model(clips).prediction, model.head(torch.cat(found, dim=-1)), atol=1e-6)

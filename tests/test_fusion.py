@@ -253,3 +253,85 @@ def test_every_modality_and_its_order_in_time_counts(name):
     for modality in ("audio", "vision"):
         backwards = dataclasses.replace(clips, values=clips.values | {modality: clips.values[modality].flip(1)})
         assert not torch.allclose(plain, model(backwards).prediction, atol=1e-6)
+
+
+# --- the whole of a system, rebuilt from its equations
+
+
+def test_efficacies_depend_on_every_modality_of_the_clip():
+    model, clips = create("dynamic_fusion_graph"), batch()
+    vectors, _ = model.vectors(clips, clips.present)
+    before = model.efficacies(vectors)
+    for name in MODALITIES:
+        after = model.efficacies(vectors | {name: vectors[name] + 1})
+        assert all(not torch.allclose(before[edge], after[edge]) for edge in before)
+    assert isinstance(model.judge[1], nn.ReLU) and all(isinstance(part[1], nn.ReLU) for part in model.combine.values())
+
+
+def test_tfn_reduces_its_vectors_as_its_source_does_and_drops_products():
+    model = create("tfn", dropout=0.25)
+    assert all(isinstance(part[1], nn.ReLU) for part in model.reduce.values()) and model.dropout.p == 0.25
+    torch.manual_seed(0)
+    model.train()
+    seen = []
+    model.head.register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    model(batch())
+    assert (seen[0] == 0).any(dim=0)[0]  # the product of the three ones is never 0 by itself
+
+
+def test_mult_is_its_equations():
+    model, clips = create("mult"), batch()
+    clips.mask["audio"][0, 5:] = False
+    sequences = {name: model.sequences[name](clips, clips.present[name]) for name in MODALITIES}
+    parts = []
+    for target in MODALITIES:
+        values, mask = sequences[target]
+        seen = [model.cross[f"{source}_to_{target}"](values, *sequences[source]) for source in MODALITIES if source != target]
+        both = torch.cat(seen, dim=-1)
+        assert isinstance(model.attend[target], CrossModalLayer)
+        attended = model.attend[target](both, both, mask)  # every step asks
+        parts.append(model.norm[target](attended[torch.arange(4), mask.sum(dim=1) - 1]))  # its last real one is read
+    z = torch.cat(parts, dim=-1)
+    assert torch.allclose(model(clips).prediction, model.head(z + model.residual(z)), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODALITIES)
+def test_mult_knows_when(name):
+    model, clips = create("mult"), batch()
+    later = dataclasses.replace(clips, times=clips.times | {name: clips.times[name] + 1.3})
+    assert not torch.allclose(model(later).prediction, model(clips).prediction, atol=1e-6)
+
+
+def test_misas_six_vectors_attend_to_each_other():
+    model, clips, seen = create("misa"), batch(), []
+    model.transformer.register_forward_hook(lambda _, __, output: seen.append(output))
+    model(clips)
+    with torch.no_grad():
+        model.private["text"][0].bias.add_(1.0)
+    model(clips)
+    assert all(not torch.allclose(seen[0][:, index], seen[1][:, index], atol=1e-5) for index in range(6))
+
+
+def test_misas_losses_weigh_what_the_original_gives_them_for_targets_36_times_larger_when_squared():
+    original = {name: round(36 * weight, 10) for name, weight in WEIGHTS.items()}
+    assert original == {"similarity": 0.7, "difference": 0.3, "reconstruction": 0.7}
+
+
+def test_misas_losses_do_not_read_what_modality_dropout_left_out():
+    model, clips = create("misa", dropout=0.0, input_dropout=0.0, modality_dropout=0.5).train(), batch(12)
+
+    def losses():
+        torch.manual_seed(0)
+        return model(clips).losses
+
+    before = losses()
+    with torch.no_grad():
+        model.vectors.streams["audio"].token.vector.add_(3.0)
+    assert all(torch.equal(before[name], value) for name, value in losses().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_misas_losses_have_finite_gradients_in_half_precision(dtype):
+    x, y = (torch.rand(4, 8).to(dtype).requires_grad_() for _ in range(2))
+    (central_moment_discrepancy(x, y) + central_moment_discrepancy(x, x.detach()) + orthogonality(x, y)).backward()
+    assert x.grad.isfinite().all() and y.grad.isfinite().all()

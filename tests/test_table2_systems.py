@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -370,7 +371,7 @@ def test_quality_depends_on_the_clip_and_an_absent_modality_has_none():
     model, clips = create("yu2025"), without(ragged(), "audio", rows=[1])
     vectors = {name: torch.randn(4, 8) for name in ("audio", "vision", "text")}
     quality = model.quality(vectors, clips.present)
-    assert torch.allclose(quality.sum(dim=1), torch.ones(4)) and quality[1, 0] == 0 and quality[:, 1].std() > 1e-3
+    assert torch.allclose(quality.sum(dim=1), torch.ones(4)) and quality[1, 0] == 0 and quality[[0, 2, 3], 1].std() > 1e-3
     assert (model.quality(vectors, {name: torch.zeros(4).bool() for name in vectors}) == 0).all()
 
 
@@ -395,3 +396,108 @@ def test_features_that_have_no_clip_are_a_single_token():
     features = Features("audio", create("taemi").sizes).eval()
     values, mask, times = features(Batch(pooled=torch.zeros(3, 6)))
     assert torch.equal(values, features.token.vector.expand(3, 1, 5)) and mask.all() and times.shape == (3, 1)
+
+
+# --- the whole of a system, rebuilt from its equations
+
+
+def test_savchenko2025_reads_the_statistics_of_sound_and_face_and_the_text_vector():
+    model, clips = create("savchenko2025"), ragged()
+    parts = model(clips).parts
+    for name in ("audio", "vision"):
+        assert torch.allclose(parts[name], model.networks[name](statistics(clips.values[name], clips.mask[name])))
+        assert any(isinstance(layer, nn.GELU) for layer in model.networks[name])
+    assert torch.allclose(parts["text"], model.networks["text"](clips.pooled))
+
+
+@torch.no_grad()
+def test_savchenko2025_predicts_at_the_level_and_spread_of_the_labels():
+    model = create("savchenko2025")
+    clips = planted(model, ragged(60), ("audio",) * 6)
+    clips = dataclasses.replace(clips, labels=1 + 20 * clips.labels)
+    model.calibrate([clips])
+    assert torch.allclose(model(clips).prediction, clips.labels, atol=0.05 * clips.labels.std().item() + 0.05)
+
+
+@torch.no_grad()
+def test_no_other_weights_on_savchenko2025s_grid_do_better_where_half_of_the_clips_lack_the_sound():
+    model, clips, everybody = create("savchenko2025"), without(ragged(40), "audio", rows=slice(0, 20)), torch.ones(40).bool()
+    model.calibrate([clips])
+    assert torch.allclose(model.weights * 10, (model.weights * 10).round(), atol=1e-5)
+    best = correlations(model(clips).prediction, clips.labels, everybody)
+    for audio, vision in ((a, v) for a in range(11) for v in range(11 - a)):
+        model.weights.copy_(torch.tensor([audio, vision, 10 - audio - vision]).unsqueeze(1).expand(3, 6) / 10)
+        assert (correlations(model(clips).prediction, clips.labels, everybody) <= best + 1e-5).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("heard", [0, 1])
+def test_a_modality_that_savchenko2025_cannot_calibrate_says_the_mean_label_and_never_more(heard):
+    """No clip of the selection split has sound, or only one: its level and spread are unknown."""
+    model = create("savchenko2025")
+    model.calibrate([planted(model, ragged(30, seed=3), ("audio",) * 6)])  # whatever an earlier calibration found is forgotten
+    clips = without(ragged(30), "audio", rows=slice(heard, None))
+    model.calibrate([clips])
+    others = without(ragged(20, seed=5), "vision", "text")  # sound is all they have
+    prediction = model(others).prediction
+    assert torch.allclose(prediction, clips.labels.mean(dim=0).expand_as(prediction), atol=1e-5)
+
+
+def test_the_first_stage_of_yu2025_is_two_contrasts_of_means_over_time():
+    model, clips = create("yu2025"), without(ragged(6), "audio", rows=[2])
+    model.begin("align")
+    losses, steps = model(clips).losses, model.encode(clips)
+    means = {name: masked_mean(*steps[name]) for name in steps}
+    assert set(losses) == {"vision_text", "audio_text"}
+    for name in ("vision", "audio"):
+        both = clips.present[name] & clips.present["text"]
+        assert torch.allclose(losses[f"{name}_text"], contrast(means[name], means["text"], both, model.log_scale.exp()))
+
+
+def test_the_contrast_asks_both_ways_and_about_directions_only():
+    ours, texts, both = torch.tensor([[1.0, 0], [1, 0]]), torch.tensor([[1.0, 0], [0, 1]]), torch.ones(2).bool()
+    # cosines [[1, 0], [1, 0]]: each row finds its text with e / (1 + e) and 1 / (1 + e); each column with 1 / 2
+    rows = (2 * math.log(1 + math.e) - 1) / 2
+    expected = torch.tensor((rows + math.log(2)) / 2)
+    assert torch.allclose(contrast(ours, texts, both, torch.tensor(1.0)), expected)
+    assert torch.allclose(contrast(7 * ours, 3 * texts, both, torch.tensor(1.0)), expected)
+
+
+def test_the_second_stage_of_yu2025_is_its_equations():
+    model, clips = create("yu2025"), ragged()
+    steps = model.encode(clips)
+    assert isinstance(model.convolutions, CausalConvolutions)
+    lstm, mask = model.gated.lstm(*steps["audio"])
+    vectors = {
+        "audio": masked_mean(model.gated.project(lstm * model.gated.gate(lstm).sigmoid()), mask),
+        "vision": masked_mean(model.convolutions(*steps["vision"]), steps["vision"][1]),
+        "text": steps["text"][0][:, 0],
+    }
+    names = ("audio", "vision", "text")
+    quality = torch.cat([model.scores[name](vectors[name]) for name in names], dim=-1).softmax(dim=-1)  # (B, 3)
+    heard = torch.cat([quality[:, [index]] * vectors[name] for index, name in enumerate(names)], dim=-1)
+    assert torch.allclose(model(clips).prediction, model.head(heard), atol=1e-6)
+
+
+def test_recurrent_readers_are_lstms_and_the_newer_one_ends_in_a_tanh_layer():
+    older, newer = create("hallmen2024"), create("hallmen2025")
+    assert all(isinstance(part.lstm, nn.LSTM) for part in (older.lstm, *newer.lstms.values(), create("yu2025").gated.lstm))
+    assert create("hallmen2024", dropout=0.25).lstm.lstm.dropout == 0.25
+    assert isinstance(newer.head[1], nn.Tanh)
+
+
+def test_zhang2024_has_a_transformer_for_each_modality():
+    assert all(type(part) is TemporalTransformer for part in create("zhang2024").transformers.values())
+
+
+def test_a_step_of_the_convolutions_reaches_thirteen_steps_beside_a_residual():
+    network, values, mask = CausalConvolutions(4, 8, dropout=0.0).eval(), torch.randn(1, 20, 4), torch.ones(1, 20).bool()
+    other = values.clone()
+    other[:, 2] += 1
+    moved = (network(values, mask) - network(other, mask)).abs().sum(dim=-1)[0] > 1e-7
+    assert moved[2:15].all() and not moved[15:].any() and not moved[:2].any()
+    with torch.no_grad():
+        for block in network.blocks:
+            block[-1].weight.zero_()
+            block[-1].bias.zero_()
+    assert torch.allclose(network(values, mask), network.project(values))

@@ -373,7 +373,8 @@ def test_a_run_that_is_not_there_is_named(tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_mixed_precision_with_gradient_scaling_on_cuda(tmp_path):
-    made = run(tmp_path, device="cuda", preset=replace(PRESET, epochs=2))
+@pytest.mark.parametrize("system", ["taemi", "yu2025", "savchenko2025", "mult", "misa", "hallmen2025"])
+def test_mixed_precision_with_gradient_scaling_on_cuda(system, tmp_path):
+    made = run(tmp_path, system=system, device="cuda", preset=replace(PRESET, epochs=2))
     state = torch.load(tmp_path / "last" / "optimizer.pt", weights_only=True)
     assert state["scaler"]["scale"] > 0 and made.metrics["device"] == "cuda"

@@ -16,7 +16,7 @@ class SelfAttentionOnly(System):
     """TAEMI without cross-attention (Table 3, row 2): the self-attended sequences are averaged instead of asked.
 
     Source: paper, section 4.3. Faithful: projection, self-attention, text vector, tokens, modality dropout and head are TAEMI's.
-    Decided (PAPER.md row 9): the average is over the real steps.
+    Decided (PAPER.md row 9): the average is over the real steps. Reduced: nothing beyond TAEMI's own reductions.
     """
 
     name = "self_attention_only"
@@ -44,9 +44,10 @@ class Unattended(nn.Module):
 class Concat(SelfAttentionOnly):
     """Simple concatenation (Table 3, row 1): projected sequences, averaged, beside the text vector, through the same head.
 
-    Source: paper, section 4.3. It says the sequences are "flattened", which lengths that vary do not allow: the average over the real
-    steps is taken (PAPER.md row 9). Tokens and modality dropout stay on (row 9b). The time features go with the attention that they
-    serve: the average of a clip's own clock says nothing but how long it is.
+    Source: paper, section 4.3. Faithful: projected sound and face, no attention of any kind, the same head. Decided: the paper's sequences
+    are "flattened", which lengths that vary do not allow, so the average over the real steps is taken (PAPER.md row 9); the text vector is
+    the raw one, as in TAEMI (row 3); tokens and modality dropout stay on (row 9b). Reduced: the time features go with the attention
+    that they serve, since the average of a clip's own clock says nothing but how long it is.
     """
 
     name = "concat"
@@ -60,7 +61,8 @@ class Concat(SelfAttentionOnly):
 class TAEMIWithoutMissingTokens(TAEMI):
     """TAEMI with zeros where a modality is missing, instead of trainable tokens (Table 3, row 3). Modality dropout stays on.
 
-    Source: paper, section 4.3; the zeros are ours (PAPER.md row 8). They stand exactly where the tokens stood.
+    Source: paper, section 4.3. Faithful: everything else is TAEMI's. Decided: zeros, exactly where the tokens stood (PAPER.md row 8).
+    Reduced: nothing beyond TAEMI's own reductions.
     """
 
     name = "taemi_no_missing_tokens"
@@ -76,7 +78,7 @@ class TAEMIWithoutMissingTokens(TAEMI):
 class TAEMIWithoutModalityDropout(TAEMI):
     """TAEMI that is shown everything a clip has, in training too (Table 3, row 4). Only clips that lack a modality train its token.
 
-    Source: paper, section 4.3.
+    Source: paper, section 4.3. Faithful: everything else is TAEMI's. Reduced: nothing beyond TAEMI's own reductions.
     """
 
     name = "taemi_no_modality_dropout"

@@ -45,9 +45,10 @@ class Anchored(System):
         q = mean of the anchor's S' over its real steps             (B, d)
         h_m = CrossAttention_m(q, S'_m) for the two others          (B, d)
         y = head([q; h; h])                                         (B, 3 d) -> (B, 6)
-    Source: paper, section 4.4 (Table 4), which does not say how a sequence becomes a query: PAPER.md row 9c decides. Different from
-    TAEMI beside the anchor: the concatenated anchor is in model space (TAEMI's is the raw text vector), and text is averaged or asked
-    token by token, while TAEMI has the encoder's own summary.
+    Source: paper, section 4.3 (Table 4), which does not say how a sequence becomes a query: PAPER.md row 9c decides. Faithful: one modality
+    asks the two others; self-attention, tokens, modality dropout and head are TAEMI's. Different from TAEMI beside the anchor: the
+    concatenated anchor is in model space (TAEMI's is the raw text vector), and text is averaged or asked token by token. Reduced: text
+    loses its encoder's own summary, which TAEMI has.
     """
 
     anchor: ClassVar[str]

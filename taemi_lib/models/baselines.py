@@ -13,7 +13,12 @@ from taemi_lib.profiles import EMOTIONS
 
 
 class MeanBaseline(System):
-    """Masked mean of each modality's features, concatenated, one linear layer: y = W [mean_t x_t; ...] + b."""
+    """Masked mean of each modality's features, concatenated, one linear layer: y = W [mean_t x_t; ...] + b.
+
+    Source: the challenge's baselines, first rows of Table 2. Faithful: pooling and layer. Reduced: the features are those of the project's
+    frozen encoders, and those of sound hold its emotion logits, which the challenge's do not (131 wide in micro). Added: a token where
+    a modality is absent, and the profile's input dropout.
+    """
 
     modalities: tuple[str, ...]
 
@@ -31,29 +36,19 @@ class MeanBaseline(System):
 
 
 class ViTBaseline(MeanBaseline):
-    """The challenge's vision baseline: mean of the frames' ViT features -> linear 6 (Table 2, row 1).
-
-    Faithful: pooling and layer. Reduced: nothing. Added: a token where a clip has no face, and the profile's input dropout.
-    """
+    """The challenge's vision baseline: mean of the frames' ViT features -> linear 6 (Table 2, row 1)."""
 
     name, modalities = "vit_baseline", ("vision",)
 
 
 class Wav2Vec2Baseline(MeanBaseline):
-    """The challenge's audio baseline: mean of the wav2vec 2.0 features -> linear 6 (Table 2, row 2).
-
-    Faithful: pooling and layer. Reduced: nothing. Added: a token where a clip has no sound, and the profile's input dropout. The
-    features are this project's hidden state and emotion logits (131 wide in micro).
-    """
+    """The challenge's audio baseline: mean of the wav2vec 2.0 features -> linear 6 (Table 2, row 2)."""
 
     name, modalities = "wav2vec2_baseline", ("audio",)
 
 
 class ViTWav2Vec2Baseline(MeanBaseline):
-    """The challenge's two-modality baseline: both means concatenated -> linear 6 (Table 2, row 3).
-
-    Faithful: pooling and layer. Reduced: nothing. Added: tokens where a modality is absent, and the profile's input dropout.
-    """
+    """The challenge's two-modality baseline: both means concatenated -> linear 6 (Table 2, row 3)."""
 
     name, modalities = "vit_wav2vec2_baseline", ("vision", "audio")
 

@@ -16,7 +16,8 @@ from taemi_lib.models.taemi import TAEMI
 class ConstantQuery(TAEMI):
     """TAEMI with one learned query for all clips; the text vector is still concatenated.
 
-    What TAEMI gains over it is what letting the words choose the moment is worth.
+    What TAEMI gains over it is what letting the words choose the moment is worth. Source: ours (PAPER.md row 5). Faithful: all but the
+    query is TAEMI's. Reduced: nothing else.
     """
 
     name = "constant_query"
@@ -26,7 +27,10 @@ class ConstantQuery(TAEMI):
 
 
 class TextOnly(System):
-    """The text vector alone, through the same head. No modality is left out in training: it has only this one."""
+    """The text vector alone, through the same head. No modality is left out in training: it has only this one.
+
+    Source: ours. Faithful: text vector, token and head are TAEMI's. Reduced: sound and face are gone, on purpose.
+    """
 
     name = "text_only"
 
@@ -42,7 +46,8 @@ class TextOnly(System):
 class StreamOnly(System):
     """One self-attended sequence, averaged over its real steps (there is no text to ask), through the same head.
 
-    No modality is left out in training: it has only this one.
+    No modality is left out in training: it has only this one. Source: ours. Faithful: projection, time, self-attention, token and head are
+    TAEMI's. Reduced: the other modalities are gone, on purpose.
     """
 
     modality: str
@@ -74,7 +79,8 @@ class TextGated(ConstantQuery):
 
         h_m = CrossAttention_m(constant, M')                        (B, d)
         y = head([t; g_a * h_a; g_v * h_v]),  g_m = 2 sigmoid(W_m t + b_m)      gates (B, d) between 0 and 2
-    Ours; nothing in the paper. What TAEMI gains over it is not the product of text and sound, but the choice of the moment.
+    Source: ours; nothing in the paper. Faithful: all but query and gates is TAEMI's. Reduced: nothing else. What TAEMI gains over it is not
+    the product of text and sound as such. (Gates over what several heads found can select, too: notebook 06.)
     """
 
     name = "text_gated"
@@ -95,7 +101,8 @@ class TextGated(ConstantQuery):
 class NoText(ConstantQuery):
     """TAEMI without text: a learned query looks over sound and face, and nothing else is concatenated.
 
-    Modality dropout leaves out sound or face, never both.
+    Modality dropout leaves out sound or face, never both. Source: ours. Faithful: streams, attention, tokens and head are TAEMI's.
+    Reduced: the words are gone, on purpose.
     """
 
     name = "no_text"
@@ -113,7 +120,10 @@ class NoText(ConstantQuery):
 
 
 class NoTimeFeatures(TAEMI):
-    """TAEMI whose steps do not know their time: the query can choose by what happens, not by when (PAPER.md row 20)."""
+    """TAEMI whose steps do not know their time: the query can choose by what happens, not by when (PAPER.md row 20).
+
+    Source: ours. Faithful: everything else is TAEMI's. Reduced: nothing else.
+    """
 
     name = "no_time_features"
 
@@ -127,7 +137,7 @@ class ShuffledText(TAEMI):
 
     The other clip is of the same split (ClipDataset.with_partners); a clip without text stays without. What it keeps over `no_text`
     is chance; what TAEMI gains over it is what the right words are worth. A batch without partners, such as a single clip to
-    predict, is treated as one without text.
+    predict, is treated as one without text. Source: ours. Faithful: the network is TAEMI's. Reduced: nothing.
     """
 
     name, needs_partner = "shuffled_text", True
@@ -140,7 +150,7 @@ class ShuffledQuery(TAEMI):
     """TAEMI with the true words in the concatenation and another clip's as the query, in training and test.
 
     It has all of the text's information and a query that varies; only the query does not belong to the clip. Partners as in
-    `shuffled_text`.
+    `shuffled_text`. Source: ours. Faithful: the network is TAEMI's. Reduced: nothing.
     """
 
     name, needs_partner = "shuffled_query", True

@@ -1,8 +1,9 @@
 """Fusion of three vectors, as the field does it: tensor fusion and the dynamic fusion graph.
 
-The unimodal part is the same for all fusion systems and is TAEMI's: projection, time features, self-attention, a learned query that
-pools (not a mean, which would dilute short events), the text vector, tokens and modality dropout. So a difference to `constant_query`,
-which only concatenates, is a difference of the fusion.
+The unimodal part of these two and of MISA is the same, and is TAEMI's: projection, time features, self-attention, a learned query that
+pools (not a mean, which would dilute short events), the text vector, tokens and modality dropout. `constant_query` has it, too, and only
+concatenates. What differs from it beside the fusion: text passes a linear layer to the model's width here (and sound, face and text a
+bottleneck in tensor fusion), and each system has its own learning rate.
 """
 
 from __future__ import annotations
@@ -53,9 +54,10 @@ class TensorFusionNetwork(System):
 
         z_m = Dropout(ReLU(W_m h_m))            (B, r), h_m from ModalityVectors
         y = head([1; z_a] (x) [1; z_v] (x) [1; z_t])            (B, (r + 1)^3) -> (B, 6)
-    Faithful: the product with its ones, small z, dropout on the product. Reduced: the unimodal networks (see fusion.py; the original: mean
-    of sound and face -> MLP, LSTM over the words); the head is everybody's instead of two hidden layers; r = width / 4, at most 32, because
-    the head grows with r^3.
+    Source: Zadeh et al. 2017. Faithful: the product with its ones, small z through ReLU, dropout on the product. Reduced: the unimodal
+    networks (see fusion.py; the original: mean of sound and face -> MLP, LSTM over the words); the head is everybody's instead of two
+    hidden layers; r = width / 4, at most 32, because the head grows with r^3. The bottleneck costs it a lot here: a seed without it
+    scored clearly higher.
     """
 
     name = "tfn"
@@ -90,9 +92,10 @@ class DynamicFusionGraph(System):
         n_m = h_m for each modality; n_S = ReLU(W_S [w n_P for the proper parts P of S])            (B, d)
         y = head([w n_S for all seven S])                                                           (B, 7 d) -> (B, 6)
         w: 19 efficacies, one for each edge, = sigmoid(MLP([n_a; n_v; n_t])) of the same clip       (B, 19)
-    Faithful: nodes, edges and efficacies, which depend on the clip. Reduced: the original's recurrent memories, fused anew at every word
-    of aligned sequences; ours are not aligned, so there is one graph a clip, over pooled vectors (see fusion.py). The paper's "dynamic
-    fusion" cites a reading-comprehension network (PAPER.md row 19): this is what the field means by it.
+    Source: Zadeh et al. 2018 (Graph-MFN). Faithful: nodes, edges and efficacies, which depend on the clip. Reduced: the original's
+    recurrent memories, fused anew at every word of aligned sequences; ours are not aligned, so there is one graph a clip, over pooled
+    vectors (see fusion.py). The paper's "dynamic fusion" cites a reading-comprehension network (PAPER.md row 19): this is what the field
+    means by it.
     """
 
     name = "dynamic_fusion_graph"

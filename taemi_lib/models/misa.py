@@ -22,8 +22,10 @@ MOMENTS = 5
 def central_moment_discrepancy(x: Tensor, y: Tensor, moments: int = MOMENTS) -> Tensor:
     """CMD of two samples (N, d) and (M, d) with values in [0, 1]: how different their distributions are; a scalar, 0 for equal ones.
 
-    Distance of the means plus distances of the central moments from the 2nd to the 5th, each over all d columns.
+    Distance of the means plus distances of the central moments from the 2nd to the 5th, each over all d columns. In float32: in
+    half precision the small moments, and the guard of the root, are zero.
     """
+    x, y = x.float(), y.float()
     means = x.mean(dim=0), y.mean(dim=0)
     centred = x - means[0], y - means[1]
     total = _distance(*means)
@@ -41,7 +43,7 @@ def orthogonality(x: Tensor, y: Tensor) -> Tensor:
 
     X and Y: columns centred over the clips, then each clip's vector at length 1. 0 when no column of one goes with a column of the other.
     """
-    x, y = (functional.normalize(values - values.mean(dim=0), dim=-1) for values in (x, y))
+    x, y = (functional.normalize(values - values.mean(dim=0), dim=-1) for values in (x.float(), y.float()))
     return (x.T @ y).square().mean()
 
 
@@ -54,9 +56,10 @@ class MISA(System):
         similarity       CMD between the c of each pair of modalities
         difference       orthogonality of c_m and p_m, and of the p of each pair of modalities
         reconstruction   mean squared error of W_m''(c_m + p_m) against u_m
-    Faithful: the two spaces, the three losses with the original's ratio to the main one (see WEIGHTS), the transformer over six vectors.
-    Reduced: the unimodal networks (see fusion.py; the original: LSTMs and BERT). Each loss reads only clips that have its modalities:
-    tokens are the same in every clip and would teach the wrong distribution. Modality dropout and tokens as in TAEMI.
+    Source: Hazarika et al. 2020. Faithful: the two spaces, the three losses with the original's ratio to the main one (see WEIGHTS), the
+    transformer over six vectors. Reduced: the unimodal networks (see fusion.py; the original: LSTMs and BERT). Each loss reads only clips
+    that have its modalities: tokens are the same in every clip and would teach the wrong distribution. Modality dropout and tokens as in
+    TAEMI.
     """
 
     name = "misa"

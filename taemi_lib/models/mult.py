@@ -71,9 +71,10 @@ class MulT(System):
         X_(s -> m) = CrossModal(X_m looks into X_s) for the six ordered pairs                           (B, T_m, d)
         Z_m = SelfAttention([X_(s -> m); X_(s' -> m)]), its last real step                              (B, 2 d)
         z = [Z_a; Z_v; Z_t];  y = head(z + W ReLU(W z))                                                 (B, 6 d) -> (B, 6)
-    Faithful: sequences that are never aligned, all six directions, pre-norm layers with feed-forward, last step, residual block. Reduced:
-    one layer a direction and one a target instead of four or five and three (600 clips, a minute a core); feed-forward d wide instead of
-    4 d; source and target share a norm. Added: tokens and modality dropout as in TAEMI; times in seconds instead of positions.
+    Source: Tsai et al. 2019. Faithful: sequences that are never aligned, all six directions, pre-norm layers with feed-forward, a norm that
+    source and target share, last step, residual block. Reduced: one layer a direction and one a target instead of four or five and at least
+    three (600 clips, a minute a core); feed-forward d wide instead of 4 d; no mask of the future; no norm after a direction's only layer.
+    Added: tokens and modality dropout as in TAEMI; times in seconds instead of positions.
     """
 
     name = "mult"

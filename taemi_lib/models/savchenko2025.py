@@ -38,15 +38,16 @@ def correlations(prediction: Tensor, target: Tensor, rows: Tensor) -> Tensor:
 
 
 class Savchenko2025(System):
-    """Statistics over time, a small network a modality, trained for correlation; weights for each emotion searched (Savchenko 2025, [28]).
+    """Statistics over time, a small network a modality, trained for correlation; weights for each emotion searched (Savchenko 2025).
 
         s_m = [mean; std; min; max over time],  p_m = sigmoid(W2 GELU(W1 s_m)), W1 to 64,  loss = mean over m of 1 - mean rho(p_m, y)
         y_e = sum over m of w_me p_me, weights in steps of 0.1 that add up to 1, the best on the selection split
-    Faithful: statistics, network, sigmoid, Pearson loss of a batch, late fusion, searched weights; a large batch and Adam, which is AdamW
-    without weight decay (`preset`). The learning rate (1e-3 there) is searched as for every system. Reduced: the project's frozen
-    encoders; always one hidden layer (0 or 1 there); the three networks share their epochs, so that they stop at one that suits their
-    sum. Text is one vector: its mean, minimum and maximum are itself. Added: a correlation knows neither level nor scale, so `calibrate`
-    gives each p_m the labels' mean and spread; an absent modality leaves its weight to the others, a clip with none gets the mean label.
+    Source: [28] in the paper, Table 2. Faithful: statistics, network, sigmoid, Pearson loss of a batch, late fusion, searched weights; a
+    large batch and Adam, which is AdamW without weight decay (`preset`). The learning rate (1e-3 there) is searched as for every system.
+    Reduced: the project's frozen encoders; always one hidden layer (0 or 1 there); the three networks share their epochs, so that they
+    stop at one that suits their sum. Text is one vector: its mean, minimum and maximum are itself. Added: a correlation knows neither
+    level nor scale, so `calibrate` gives each p_m the labels' mean and spread (the mean alone where no spread is known); an absent
+    modality leaves its weight to the others, a clip with none gets the mean label.
     """
 
     name = "savchenko2025"
@@ -116,10 +117,13 @@ class Savchenko2025(System):
         self.label_level.copy_(labels.mean(dim=0))
         self.label_spread.copy_(labels.std(dim=0, unbiased=False))
         for index in range(len(MODALITIES)):
-            rows = there[:, index]
-            if rows.any():
-                self.level[index] = parts[rows, index].mean(dim=0)
-                self.spread[index] = parts[rows, index].std(dim=0, unbiased=False).clamp(min=1e-6)
+            said = parts[there[:, index], index]  # (n, 6)
+            if not len(said):
+                said = parts.new_zeros(1, parts.shape[-1])
+            self.level[index] = said.mean(dim=0)
+            # Where a modality says the same of all clips that have it, its scale is unknown: it then adds nothing to the mean label.
+            spread = said.std(dim=0, unbiased=False)
+            self.spread[index] = torch.where(spread > 1e-4, spread, torch.inf)
         grid = torch.tensor([(a, v, 10 - a - v) for a, v in product(range(11), repeat=2) if a + v <= 10]) / 10  # (66, 3)
         grid = grid[(grid - 1 / 3).square().sum(dim=1).argsort(stable=True)].to(parts)  # the most even first: it wins a tie
         fused = self.fuse(parts, there, grid.unsqueeze(-1).expand(-1, -1, len(EMOTIONS)))  # (66, N, 6)

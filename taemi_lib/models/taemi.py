@@ -1,6 +1,6 @@
 """TAEMI: what is said decides where to look. Text-anchored dual cross-attention over sound and face (paper, section 3).
 
-PAPER.md rows 3, 4, 6, 7, 11, 13 and 20 decide what the paper leaves open.
+PAPER.md rows 3, 4, 6, 7, 10, 11, 13 and 20 decide what the paper leaves open.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ class TAEMI(System):
         y = W2 Dropout(GELU(W1 f))                                                  (B, 6)
     A missing modality is replaced by its token: in A', V' as a sequence of length 1, in t before W_t. In training each
     modality is left out with probability `modality_dropout`, but never all that a clip has.
+
+    Source: the paper, section 3. Faithful: projection, one self-attention a sequence, the text vector as single query of two
+    cross-attentions, the 1792 numbers of f and the head. Decided, where the paper is silent: f holds the raw text vector; a token
+    for text, too; the time features; what is normalised (PAPER.md). Reduced: the encoders are frozen and their features stored, while
+    the paper seems to tune those of sound and text.
     """
 
     name = "taemi"

@@ -27,11 +27,11 @@ class Regressor(nn.Module):
 
 
 class Yu2024(System):
-    """Late fusion of face and sound: TCN, transformer and regressor each, mean of the two predictions (Yu et al. 2024, [33]).
+    """Late fusion of face and sound: TCN, transformer and regressor each, mean of the two predictions (Yu et al. 2024).
 
-    Faithful: the order of the parts, no text, the plain mean. Open in our facts: depths and widths (two TCN blocks, one transformer layer
-    of the profile's width), pooling (masked mean), the loss (MSE of the mean). Reduced: the encoders stay frozen. Added: where one of the
-    two is absent the other one's prediction stands alone; where both are, tokens speak.
+    Source: [33] in the paper, Table 2. Faithful: the order of the parts, no text, the plain mean. Open in our facts: depths and widths
+    (two TCN blocks, one transformer layer of the profile's width), pooling (masked mean), the loss (MSE of the mean). Reduced: the
+    encoders stay frozen. Added: where one of the two is absent the other one's prediction stands alone; where both are, tokens speak.
     """
 
     name = "yu2024"

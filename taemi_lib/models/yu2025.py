@@ -44,16 +44,17 @@ class GatedBiLSTM(nn.Module):
 
 
 class Yu2025(System):
-    """Contrastive alignment with the text, then TCN, gated BiLSTM and quality-weighted fusion (Yu et al. 2025, [34]). Two stages.
+    """Contrastive alignment with the text, then TCN, gated BiLSTM and quality-weighted fusion (Yu et al. 2025). Two stages.
 
         stage `align`: x_t -> e(x_t) for each modality; CLIP's loss between mean_t e(v_t) and e(t), and between mean_t e(a_t) and e(t)
         stage `fit`:   h_v = mean TCN(e(V)), h_a = mean GatedBiLSTM(e(A)), h_t = e(t);  q_m = softmax over present m of score_m(h_m)
                        y = head([q_v h_v; q_a h_a; q_t h_t]), MSE
-    Faithful: both stages in this order, the two text pairs, the parts. Open in our facts: how quality is scored (a small network of the
-    modality's own vector) and whether stage 2 goes on training the encoders (here it does). Reduced: the backbones are frozen, so stage 1
-    aligns two layers on top of them, with the training clips only. In the generated clips the words do not tell which events a clip shows
-    (they are drawn apart), so that there is next to nothing to align and stage 1 stays near chance, 2 ln(batch): its idea is not
-    tested there. An absent modality has quality 0, so that no token is needed; the profile's input dropout is used.
+    Source: [34] in the paper, Table 2. Faithful: both stages in this order, the two text pairs, the parts. Open in our facts: how quality
+    is scored (a small network of the modality's own vector) and whether stage 2 goes on training the encoders (here it does). Reduced: the
+    backbones are frozen, so stage 1 aligns two layers on top of them, with the training clips only. In the generated clips the words do
+    not tell which events a clip shows (they are drawn apart), so that there is next to nothing to align and stage 1 stays near chance, 2
+    ln(batch): its idea is not tested there. An absent modality has quality 0, so that no token is needed; the profile's input dropout is
+    used.
     """
 
     name = "yu2025"

@@ -13,12 +13,12 @@ from taemi_lib.profiles import MODALITIES
 
 
 class Zhang2024(System):
-    """Three sequences (sound, face, words), each through its own temporal transformer, pooled, concatenated (Zhang et al. 2024, [38]).
+    """Three sequences (sound, face, words), each through its own temporal transformer, pooled, concatenated (Zhang et al. 2024).
 
-    Faithful: separate temporal transformers, fusion by concatenation only, one regressor. Open in our facts: depth (one layer, as TAEMI)
-    and pooling (masked mean). Reduced: the original's encoders were a masked autoencoder for the face, wav2vec 2.0 and a large language
-    model; here they are the project's, frozen: what those encoders were worth is not measured. Added: tokens where a modality is absent,
-    time features (configurable), the profile's input dropout.
+    Source: [38] in the paper, Table 2. Faithful: separate temporal transformers, fusion by concatenation only, one regressor. Open in our
+    facts: depth (one layer, as TAEMI) and pooling (masked mean). Reduced: the original's encoders were a masked autoencoder for the face,
+    wav2vec 2.0 and a large language model; here they are the project's, frozen: what those encoders were worth is not measured. Added:
+    tokens where a modality is absent, time features (configurable), the profile's input dropout.
     """
 
     name = "zhang2024"
