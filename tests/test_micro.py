@@ -98,6 +98,14 @@ def _two_faces():
     return pictures, np.arange(2, dtype=np.float32)
 
 
+def test_learning_the_vocabulary_again_gives_the_same_pieces():
+    corpus, _ = train_text.sentences(seed=0, count=300)
+    first, *others = (train_text._tokenizer(corpus) for _ in range(10))
+    assert all(other.get_vocab() == first.get_vocab() for other in others)
+    assert first.tokenize("i was utterly dazzled") == ["i", "was", "utterly", "dazzled"] and first.pad_token_id == 0
+    assert first.unk_token not in first.tokenize("qxzv")  # any word can be spelled
+
+
 @pytest.mark.slow
 def test_training_again_gives_the_same_weights(tmp_path):
     for name in ("first", "second"):

@@ -4,6 +4,7 @@ two moments it points at. Its WordPiece vocabulary is learned from the same sent
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from taemi_lib.micro.optimise import fit
 
 MAX_TOKENS = 128
 VOCABULARY = 450
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def sentences(seed: int, count: int, pool: str = "encoder") -> tuple[list[str], np.ndarray]:
@@ -49,9 +51,16 @@ class MeaningModel(torch.nn.Module):
 
 
 def _tokenizer(corpus: list[str]) -> BertTokenizerFast:
-    trained = BertWordPieceTokenizer(lowercase=True)
-    letters = " ".join("abcdefghijklmnopqrstuvwxyz")  # any English word can be spelled, if not understood
-    trained.train_from_iterator([*corpus, letters], vocab_size=VOCABULARY, min_frequency=1, show_progress=False)
+    """The library numbers the pieces "##a" as it meets them, in another order each time, and its merges follow these numbers: they are
+    given beforehand, and the tokenizer is built anew from the vocabulary, in which they are pieces like others.
+    """
+    letters = string.ascii_lowercase  # any English word can be spelled, if not understood
+    learner = BertWordPieceTokenizer(lowercase=True)
+    learner.train_from_iterator(
+        [*corpus, " ".join(letters)], vocab_size=VOCABULARY, min_frequency=1, show_progress=False,
+        special_tokens=[*SPECIAL, *(f"##{letter}" for letter in letters)],
+    )  # fmt: skip
+    trained = BertWordPieceTokenizer(learner.get_vocab(), lowercase=True)
     return BertTokenizerFast(tokenizer_object=trained._tokenizer, do_lower_case=True, model_max_length=MAX_TOKENS)
 
 
