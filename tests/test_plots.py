@@ -80,7 +80,7 @@ def test_a_verdict_is_seen_without_colour():
     assert texts == ["all", "▼ −.200", "○ +.010", "▲ +.200"]
 
 
-def test_a_rounded_zero_has_no_sign_of_its_own():
+def test_a_rounded_zero_is_written_without_its_minus():
     (_, text) = plots.verdict_matrix({"a": {"one": (-0.0004, NONE)}}, {"all": ["a"]}).axes[0].texts
     assert text.get_text() == "○ +.000"
 

@@ -35,7 +35,7 @@ from taemi_lib.experiments.tables import (
     readable_versions,
     refuse_to_lose,
     write_table,
-)  # fmt: skip
+)
 from taemi_lib.profiles import EMOTIONS, ChoiceError, Profile, resolve
 from taemi_lib.steps import Job
 

@@ -67,7 +67,7 @@ def summary(study: Study) -> str:
     scores, compared = study.scores, study.comparisons
     for regime in study.systems:
         here = scores[scores["regime"] == regime]
-        lines += [f"regime {regime}: mean rho over {len(study.seeds)} seeds, test split; differences to {REFERENCE}, Holm-adjusted 95 %",
+        lines += [f"regime {regime}: mean rho over {len(study.seeds)} seeds, test split; differences to {REFERENCE}, Holm intervals",
                   f"  {'system':28} {'rho':>5} {'SD':>5} {'official':>8}  {'difference':>10} {'interval':>16} {'p':>7}  "
                   f"{'verdict':24} {'parameters':>10} {'CPU s':>7} {'rate':>7}"]  # fmt: skip
         for system in study.systems[regime]:
