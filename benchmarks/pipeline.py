@@ -1,9 +1,11 @@
-"""What one clip costs one core: making it, and turning it into features with the embedded micro backbones, Whisper included.
+"""What one clip costs one core: making it, and turning it into features with the embedded micro
+backbones, Whisper included.
 
     python benchmarks/pipeline.py [--clips 60] [--seed 7]
 
-One process, one torch thread, a temporary folder. CPU time is what is held against the limits, because it hardly depends on what else
-the machine is doing; wall time stands beside it. Loading the encoders (once for every process) is reported on its own.
+One process, one torch thread, a temporary folder. CPU time is what is held against the limits,
+because it hardly depends on what else the machine is doing; wall time stands beside it. Loading the
+encoders (once for every process) is reported on its own.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ PARTS = {
 
 
 def cpu() -> float:
-    """CPU seconds of this process and of its finished children (each utterance is spoken in one of its own)."""
+    """CPU seconds of this process and of its finished children (each utterance is spoken in one of
+    its own)."""
     spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in spent)
 
@@ -76,7 +79,9 @@ class Clock:
 
         with contextlib.ExitStack() as stack:
             for name, (owner, attribute) in PARTS[step].items():
-                stack.enter_context(patch.object(owner, attribute, timed(name, getattr(owner, attribute))))
+                stack.enter_context(
+                    patch.object(owner, attribute, timed(name, getattr(owner, attribute)))
+                )
             with self(step):
                 yield
 
@@ -86,11 +91,24 @@ def measure(clips: int, seed: int, folder: Path) -> Clock:
     voice.speak(world.draw(0, "encoder"))  # imports what it needs
     with clock.watching("generation"):
         for number in range(clips):
-            render.write(world.draw(seed * 1_000_000 + number, "test"), folder / f"{number:05d}.mp4")
+            render.write(
+                world.draw(seed * 1_000_000 + number, "test"), folder / f"{number:05d}.mp4"
+            )
     ids = [f"{number:05d}" for number in range(clips)]
-    manifest = Manifest(pd.DataFrame({"clip_id": ids, "video": [f"{i}.mp4" for i in ids], "split": "predict"}), folder, "benchmark")
+    manifest = Manifest(
+        pd.DataFrame({"clip_id": ids, "video": [f"{i}.mp4" for i in ids], "split": "predict"}),
+        folder,
+        "benchmark",
+    )
     with clock.watching("extraction"):
-        extract.extract(manifest, profile("demo").encoders, folder / "store", processes=1, device="cpu", progress=False)
+        extract.extract(
+            manifest,
+            profile("demo").encoders,
+            folder / "store",
+            processes=1,
+            device="cpu",
+            progress=False,
+        )
     for seconds in (clock.cpu, clock.wall):
         seconds["extraction"] -= seconds["loading encoders"]
     return clock
@@ -107,11 +125,15 @@ def main() -> None:
     for step, limit in LIMITS.items():
         value = clock.cpu[step] / asked.clips
         verdict = "within" if value <= limit else "ABOVE"
-        print(f"{step:44}{value:8.3f}{clock.wall[step] / asked.clips:8.3f}   {verdict} the limit of {limit} s")
+        print(
+            f"{step:44}{value:8.3f}{clock.wall[step] / asked.clips:8.3f}   {verdict} the limit of {limit} s"
+        )
         for name in PARTS[step]:
             once = name == "loading encoders"
             count = 1 if once else asked.clips
-            print(f"  {name + ' (once)' * once:42}{clock.cpu[name] / count:8.3f}{clock.wall[name] / count:8.3f}")
+            print(
+                f"  {name + ' (once)' * once:42}{clock.cpu[name] / count:8.3f}{clock.wall[name] / count:8.3f}"
+            )
 
 
 if __name__ == "__main__":

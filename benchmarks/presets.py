@@ -1,9 +1,11 @@
-"""How the demo profile's hyper-parameters were chosen: TAEMI with one setting changed at a time, scored on the SELECTION split.
+"""How the demo profile's hyper-parameters were chosen: TAEMI with one setting changed at a time,
+scored on the SELECTION split.
 
-    python benchmarks/presets.py        rewrites results/presets.csv, which notebook 04 shows; about 10 minutes on two cores
+    python benchmarks/presets.py        rewrites results/presets.csv, which notebook 04 shows; about
+                                        10 minutes on two cores
 
-The test split is never looked at here. Every setting is the demo profile's but for the one named; the paper's own optimisation (its
-preset at the demo's width) stands in the same table.
+The test split is never looked at here. Every setting is the demo profile's but for the one named;
+the paper's own optimisation (its preset at the demo's width) stands in the same table.
 """
 
 from __future__ import annotations
@@ -42,20 +44,39 @@ def score(setting: tuple, seed: int) -> dict:
         preset = dataclasses.replace(paper.training, audio_average=demo.training.audio_average)
     else:
         preset = dataclasses.replace(demo.training, **training)
-    changed = dataclasses.replace(demo, model=dataclasses.replace(demo.model, **model), training=preset)
+    changed = dataclasses.replace(
+        demo, model=dataclasses.replace(demo.model, **model), training=preset
+    )
     parts = steps.datasets(changed, progress=False)
     with tempfile.TemporaryDirectory() as folder:
-        run = train("taemi", parts["train"], parts["selection"], model=changed.model, training=preset, run_folder=Path(folder) / "run",
-                    seed=seed, device="cpu", progress=False)
+        run = train(
+            "taemi",
+            parts["train"],
+            parts["selection"],
+            model=changed.model,
+            training=preset,
+            run_folder=Path(folder) / "run",
+            seed=seed,
+            device="cpu",
+            progress=False,
+        )
         best = max(epoch["selection_rho"] for epoch in run.history)
-        return {"setting": name, "seed": seed, "selection_rho": round(best, 4), "best_epoch": run.best_epoch,
-                "epochs": len(run.history), "seconds": round(run.metrics["seconds"], 1)}
+        return {
+            "setting": name,
+            "seed": seed,
+            "selection_rho": round(best, 4),
+            "best_epoch": run.best_epoch,
+            "epochs": len(run.history),
+            "seconds": round(run.metrics["seconds"], 1),
+        }
 
 
 if __name__ == "__main__":
     jobs = [(setting, seed) for setting in SETTINGS for seed in SEEDS]
     steps.features(profiles.profile("demo"))
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as executor:
+    with ProcessPoolExecutor(
+        os.cpu_count(), mp_context=multiprocessing.get_context("spawn")
+    ) as executor:
         rows = list(executor.map(score, *zip(*jobs)))
     with open(profiles.ROOT / "results" / "presets.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")

@@ -1,6 +1,7 @@
 """taemi_lib: from a video clip to six emotional mimicry intensities, small enough to read.
 
-The names below are loaded when first used, so that `import taemi_lib` costs nothing and needs neither torch nor a GPU.
+The names below are loaded when first used, so that `import taemi_lib` costs nothing and needs
+neither torch nor a GPU.
 """
 
 from importlib import import_module
@@ -9,9 +10,9 @@ from importlib import import_module
 # A function never shares its name with a module here: importing the module would hide the function.
 _LAZY = {
     "EMOTIONS": "profiles",
-    "Batch": "models.batch",
+    "Batch": "batches",
     "train": "training",
-    "evaluate": "evaluation",
+    "evaluate": "evaluation.scoring",
     "predict": "prediction",
     "models": None,
     "metrics": None,
@@ -22,7 +23,9 @@ __all__ = ["EMOTIONS", "Batch", "evaluate", "metrics", "models", "predict", "tra
 
 def __getattr__(name: str):
     if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}"
+        )
     home = _LAZY[name]
     value = import_module(f".{home or name}", __name__)
     if home:

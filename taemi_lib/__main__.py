@@ -2,6 +2,6 @@
 
 import sys
 
-from .course import main
+from taemi_lib.course import main
 
 sys.exit(main())

@@ -1,6 +1,7 @@
-"""One media file to six intensities: the whole flow for a single clip, with the encoders its checkpoint was trained on.
+"""One media file to six intensities: the whole flow for a single clip, with the encoders its
+checkpoint was trained on.
 
-    clip -> extract_clip -> collate -> model -> values clipped to [0, 1]
+clip -> extract_clip -> collate -> model -> values clipped to [0, 1]
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from . import device as devices
-from . import profiles
-from .profiles import EMOTIONS, MODALITIES
+from taemi_lib import profiles
+from taemi_lib.profiles import EMOTIONS, MODALITIES
+from taemi_lib.support import device as devices
 
 
 class CheckpointError(ValueError):
@@ -28,7 +29,8 @@ class Prediction:
     transcript  what was heard, None where there was nothing to hear
     absent      modality -> why it is absent: its missing token stood in
     damaged     modality -> what is incomplete about it
-    all_absent  nothing was there: the values come from the missing tokens alone and say nothing about the clip
+    all_absent  nothing was there: the values come from the missing tokens alone and say nothing
+                about the clip
     """
 
     clip: str
@@ -44,27 +46,36 @@ class Prediction:
 
     def __str__(self) -> str:
         lines = [self.clip]
-        lines += [f"  {name:14} {value:.3f} {'#' * round(30 * value)}" for name, value in self.values.items()]
+        lines += [
+            f"  {name:14} {value:.3f} {'#' * round(30 * value)}"
+            for name, value in self.values.items()
+        ]
         if self.transcript is not None:
             lines.append(f'  heard: "{self.transcript}"')
         lines += [f"  {modality} is absent: {reason}" for modality, reason in self.absent.items()]
-        lines += [f"  {modality} is incomplete: {reason}" for modality, reason in self.damaged.items()]
+        lines += [
+            f"  {modality} is incomplete: {reason}" for modality, reason in self.damaged.items()
+        ]
         if self.all_absent:
-            lines.append("  nothing of the clip could be used: these values come from the missing tokens alone")
+            lines.append(
+                "  nothing of the clip could be used: these values come from the missing tokens alone"
+            )
         return "\n".join(lines)
 
 
 def predict(path: str | Path, checkpoint: str | Path, device: str = "auto") -> Prediction:
     """Six intensities for one media file.
 
-    checkpoint  a run folder of taemi_lib.train, or its best/ or last/. Its config.json names the encoders, which are
-                loaded anew; where they are not the ones it was trained on, it is refused.
-    Raises FileNotFoundError (clip or checkpoint), CheckpointError, features.EncoderError, ChoiceError (device).
+    checkpoint  a run folder of taemi_lib.train, or its best/ or last/. Its config.json names the
+                encoders, which are loaded anew; where they are not the ones it was trained on, it
+                is refused.
+    Raises FileNotFoundError (clip or checkpoint), CheckpointError, features.EncoderError,
+    ChoiceError (device).
     """
-    from . import models
-    from .data.manifest import Clip
-    from .features import load_encoders
-    from .features.extract import extract_clip
+    from taemi_lib import models
+    from taemi_lib.data.manifest import Clip
+    from taemi_lib.features import load_encoders
+    from taemi_lib.features.extract import extract_clip
 
     path, weights = Path(path), _weights(Path(checkpoint))
     if not path.is_file():
@@ -84,9 +95,13 @@ def predict(path: str | Path, checkpoint: str | Path, device: str = "auto") -> P
     with torch.inference_mode():
         values = model(batch.to(place)).prediction[0].float().clamp(0, 1).tolist()
     return Prediction(
-        path.name, dict(zip(EMOTIONS, values, strict=True)), features.transcript, dict(features.absent),
-        dict(features.damaged), all_absent=set(features.absent) == set(MODALITIES),
-    )  # fmt: skip
+        path.name,
+        dict(zip(EMOTIONS, values, strict=True)),
+        features.transcript,
+        dict(features.absent),
+        dict(features.damaged),
+        all_absent=set(features.absent) == set(MODALITIES),
+    )
 
 
 def _weights(checkpoint: Path) -> Path:
@@ -95,7 +110,9 @@ def _weights(checkpoint: Path) -> Path:
         return checkpoint / "best"
     if (checkpoint / "model.safetensors").exists():
         return checkpoint
-    raise FileNotFoundError(f"there is no checkpoint in {checkpoint}: expected a run folder, or its best/")
+    raise FileNotFoundError(
+        f"there is no checkpoint in {checkpoint}: expected a run folder, or its best/"
+    )
 
 
 def _config(run: Path) -> dict:
@@ -112,7 +129,12 @@ def _config(run: Path) -> dict:
 
 def _refuse_other_encoders(config: dict, found: dict[str, str], run: Path) -> None:
     trained = config["data"]["train"]["encoders"] or {}
-    different = [f"{role}: trained on {trained[role]}, here {found.get(role)}" for role in trained
-                 if trained[role] != found.get(role)]  # fmt: skip
+    different = [
+        f"{role}: trained on {trained[role]}, here {found.get(role)}"
+        for role in trained
+        if trained[role] != found.get(role)
+    ]
     if different:
-        raise CheckpointError(f"{run} was trained on features of other encoders: {'; '.join(different)}")
+        raise CheckpointError(
+            f"{run} was trained on features of other encoders: {'; '.join(different)}"
+        )

@@ -1,7 +1,8 @@
 """What to run: the constants everybody shares and the named profiles.
 
-This is the start of the flow (profiles -> data -> features -> models -> training -> course). A profile says which clips,
-which backbones, which model sizes and which optimisation; nothing below it asks whether a run is "demo" or "real".
+This is the start of the flow (profiles -> data -> features -> models -> training -> course). A
+profile says which clips, which backbones, which model sizes and which optimisation; nothing below
+it asks whether a run is "demo" or "real".
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ MODALITIES = ("audio", "vision", "text")
 SPLITS = ("train", "selection", "test", "predict")
 
 PACKAGE = Path(__file__).resolve().parent
-ROOT = PACKAGE.parent  # the repository, when the package is installed from a clone (pip install -e .)
+ROOT = (
+    PACKAGE.parent
+)  # the repository, when the package is installed from a clone (pip install -e .)
 MICRO = PACKAGE / "micro"
 
 
@@ -25,7 +28,8 @@ class ChoiceError(ValueError):
 
 @dataclass(frozen=True)
 class Data:
-    """Which clips. `source` is "synthmimic" (generated), "vidmimic2" (official layout) or "csv" (one's own clips)."""
+    """Which clips. `source` is "synthmimic" (generated), "vidmimic2" (official layout) or "csv"
+    (one's own clips)."""
 
     source: str = "synthmimic"
     clips: int = 1200  # how many to generate; real sources bring their own number
@@ -37,7 +41,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Encoders:
-    """Which backbones, each a local folder or a hub id ("micro:audio" is the folder embedded in this package)."""
+    """Which backbones, each a local folder or a hub id ("micro:audio" is the folder embedded in
+    this package)."""
 
     audio: str = "micro:audio"
     vision: str = "micro:vision"
@@ -45,7 +50,7 @@ class Encoders:
     text: str = "micro:text"
     audio_seconds: float = 12.0  # PAPER: the waveform is cut to 12 s
     max_frames: int = 400  # PAPER: at most 400 frames
-    frame_choice: str = "first"  # or "uniform" over the clip (PAPER.md row 15)
+    frame_choice: str = "first"  # or "uniform" over the clip (docs/paper.md row 15)
     max_tokens: int = 128
     vision_pooling: str = "cls"  # or "mean" over the patch tokens
     text_pooling: str = "cls"  # or "mean" over the tokens
@@ -54,7 +59,7 @@ class Encoders:
 
 @dataclass(frozen=True)
 class Model:
-    """Sizes of the fusion model. Defaults are the paper's (PAPER.md rows 3 and 11)."""
+    """Sizes of the fusion model. Defaults are the paper's (docs/paper.md rows 3 and 11)."""
 
     width: int = 512
     heads: int = 8
@@ -76,7 +81,9 @@ class Training:
     epochs: int = 50
     patience: int = 5
     warmup_epochs: float = 1.0
-    clip_value: float | None = 100.0  # the paper's "100.0", by value: in effect off (PAPER.md row 12)
+    clip_value: float | None = (
+        100.0  # the paper's "100.0", by value: in effect off (docs/paper.md row 12)
+    )
     clip_norm: float | None = None
     mixed_precision: str = "fp16"  # used on CUDA only; CPU runs float32
     audio_average: int = 1  # average this many audio frames into one step (5: 50 -> 10 frames/s)
@@ -98,11 +105,12 @@ class Profile:
         return dataclasses.asdict(self)
 
 
-# The micro vision encoder was trained with its token mean, the micro text encoder with its CLS vector.
+# The micro vision encoder was trained with its token mean, the micro text encoder with its CLS
+# vector.
 _MICRO = Encoders(vision_pooling="mean", text_pooling="cls")
 
-# Small data wants a small, strongly regularised model and a higher learning rate than the paper's 1e-4. Values were chosen
-# on the selection split; notebook 04 shows the choice.
+# Small data wants a small, strongly regularised model and a higher learning rate than the paper's
+# 1e-4. Values were chosen on the selection split; notebook 04 shows the choice.
 _SMALL_MODEL = Model(width=64, heads=4, mlp_width=64, dropout=0.2, input_dropout=0.2)
 _SMALL_TRAINING = Training(
     learning_rate=2e-3,
@@ -144,6 +152,7 @@ def profile(name: str) -> Profile:
 
 
 def resolve(path: str | Path) -> Path:
-    """A relative path means "inside the repository", wherever the notebook or the command was started."""
+    """A relative path means "inside the repository", wherever the notebook or the command was
+    started."""
     path = Path(path).expanduser()
     return path if path.is_absolute() else ROOT / path

@@ -1,8 +1,11 @@
-"""The steps of the course, each of which finds its result or makes it: clips -> features -> datasets -> trained runs.
+"""The steps of the course, each of which finds its result or makes it: clips -> features ->
+datasets -> trained runs.
 
-Every notebook starts from one of these calls, so each runs on its own and none computes twice. Places:
+Every notebook starts from one of these calls, so each runs on its own and none computes twice.
+Places:
 
-    data/<profile>/                                        generated clips (real data: data_root itself)
+    data/<profile>/                                        generated clips (real data: data_root
+                                                           itself)
     runs/<profile>/features/                               one safetensors file a clip
     runs/<profile>/systems/<regime>/<system>/seed<k>/      one trained run
     runs/<profile>/systems/<regime>/<system>-lr0.006/...   the same with one setting changed
@@ -23,32 +26,37 @@ from typing import TYPE_CHECKING
 from tqdm.auto import tqdm
 
 from taemi_lib import data as sources
-from taemi_lib import workers
 from taemi_lib.profiles import Model, Profile, Training, resolve
+from taemi_lib.support import workers
 
 if TYPE_CHECKING:
+    from taemi_lib.batches import ClipDataset
     from taemi_lib.data import Manifest
     from taemi_lib.features.extract import Report
     from taemi_lib.features.store import Store
-    from taemi_lib.models.batch import ClipDataset
     from taemi_lib.training import Run
 
 SYSTEMS = ("taemi", "constant_query", "text_only", "audio_only", "vision_only")
 
 
 def _shown(progress: bool | None) -> bool:
-    """Whether to show progress bars: as asked, else unless TQDM_DISABLE is set, as in batch runs of the notebooks."""
+    """Whether to show progress bars: as asked, else unless TQDM_DISABLE is set, as in batch runs of
+    the notebooks."""
     return "TQDM_DISABLE" not in os.environ if progress is None else progress
 
 
 def data_folder(profile: Profile, data_root: str | Path = "data") -> Path:
-    """Where the clips lie: a folder per profile for generated clips, `data_root` itself for real ones."""
+    """Where the clips lie: a folder per profile for generated clips, `data_root` itself for real
+    ones."""
     root = resolve(data_root)
     return root / profile.name if profile.data.source == "synthmimic" else root
 
 
-def clips(profile: Profile, data_root: str | Path = "data", progress: bool | None = None) -> Manifest:
-    """The clip table. Generated clips that are missing are made; real data that is missing raises ManifestError."""
+def clips(
+    profile: Profile, data_root: str | Path = "data", progress: bool | None = None
+) -> Manifest:
+    """The clip table. Generated clips that are missing are made; real data that is missing raises
+    ManifestError."""
     folder = data_folder(profile, data_root)
     if profile.data.source == "synthmimic":
         from taemi_lib.data import synthmimic
@@ -64,13 +72,18 @@ def features(
     device: str = "auto",
     progress: bool | None = None,
 ) -> tuple[Store, Report]:
-    """Features of every clip, and what is absent and why. Clips that are in the store already are not encoded again."""
+    """Features of every clip, and what is absent and why. Clips that are in the store already are
+    not encoded again."""
     from taemi_lib.features.extract import extract
     from taemi_lib.features.store import Store
 
     folder = resolve(runs_root) / profile.name / "features"
     report = extract(
-        clips(profile, data_root, progress), profile.encoders, folder, device=device, progress=_shown(progress)
+        clips(profile, data_root, progress),
+        profile.encoders,
+        folder,
+        device=device,
+        progress=_shown(progress),
     )
     return Store(folder), report
 
@@ -83,7 +96,7 @@ def datasets(
     progress: bool | None = None,
 ) -> dict[str, ClipDataset]:
     """{"train", "selection", "test"}: stored features with labels."""
-    from taemi_lib.models.batch import ClipDataset
+    from taemi_lib.batches import ClipDataset
 
     store, _ = features(profile, data_root, runs_root, device, progress)
     manifest = clips(profile, data_root, progress)
@@ -104,7 +117,8 @@ def regime_name(profile: Profile) -> str:
 class Job:
     """One run: which system, with which seed, under which settings.
 
-    variant  names what differs from the profile of that name ("lr0.006", "train100"): it gets folders of its own
+    variant  names what differs from the profile of that name ("lr0.006", "train100"): it gets
+             folders of its own
     """
 
     profile: Profile
@@ -124,17 +138,33 @@ class Job:
         return place / self.name / f"seed{self.seed}"
 
     def _settings(self, runs_root: str | Path) -> dict:
-        return {"model": self.profile.model, "training": self.profile.training, "run_folder": self.folder(runs_root),
-                "seed": self.seed, "encoders": dataclasses.asdict(self.profile.encoders)}  # fmt: skip
+        return {
+            "model": self.profile.model,
+            "training": self.profile.training,
+            "run_folder": self.folder(runs_root),
+            "seed": self.seed,
+            "encoders": dataclasses.asdict(self.profile.encoders),
+        }
 
-    def train(self, parts: dict[str, ClipDataset], runs_root: str | Path, device: str | None = None) -> Run:
-        """The run of this job on these datasets: a finished one as it is, one of another configuration refused."""
+    def train(
+        self, parts: dict[str, ClipDataset], runs_root: str | Path, device: str | None = None
+    ) -> Run:
+        """The run of this job on these datasets: a finished one as it is, one of another
+        configuration refused."""
         from taemi_lib.training import train
 
-        return train(self.system, parts["train"], parts["selection"], **self._settings(runs_root), device=device, progress=False)
+        return train(
+            self.system,
+            parts["train"],
+            parts["selection"],
+            **self._settings(runs_root),
+            device=device,
+            progress=False,
+        )
 
     def check(self, parts: dict[str, ClipDataset], runs_root: str | Path) -> None:
-        """Raises RunError naming the difference when the folder holds a run, finished or not, of another configuration or data."""
+        """Raises RunError naming the difference when the folder holds a run, finished or not, of
+        another configuration or data."""
         from taemi_lib.training import check_run
 
         check_run(self.system, parts["train"], parts["selection"], **self._settings(runs_root))
@@ -144,15 +174,20 @@ def run_folder(profile: Profile, system: str, seed: int, runs_root: str | Path =
     return Job(profile, system, seed).folder(runs_root)
 
 
-@lru_cache(maxsize=1)  # one set of clips: a worker's memory is that of the run it trains, whatever it trained before
+@lru_cache(
+    maxsize=1
+)  # one set of clips: a worker's memory is that of the run it trains, whatever it trained before
 def _datasets(profile: Profile, data_root: str, runs_root: str) -> dict[str, ClipDataset]:
     return datasets(profile, data_root, runs_root, "cpu", progress=False)
 
 
 def worker_datasets(profile: Profile, data_root: str, runs_root: str) -> dict[str, ClipDataset]:
-    """`datasets` in a worker process: kept as long as jobs use the same clips and labels, whatever else they vary."""
+    """`datasets` in a worker process: kept as long as jobs use the same clips and labels, whatever
+    else they vary."""
     same = Training(audio_average=profile.training.audio_average)
-    return _datasets(dataclasses.replace(profile, training=same, model=Model(), seeds=()), data_root, runs_root)
+    return _datasets(
+        dataclasses.replace(profile, training=same, model=Model(), seeds=()), data_root, runs_root
+    )
 
 
 def _train(job: Job, data_root: str, runs_root: str, device: str) -> None:
@@ -169,10 +204,11 @@ def side_by_side(
     progress: bool | None = None,
     processes: int | None = None,
 ) -> None:
-    """work(job, data_root, runs_root, device) for each job: one process and one torch thread each, so that results do not depend
-    on how many cores there are. Raises RuntimeError naming the job that failed; what was finished is kept.
+    """work(job, data_root, runs_root, device) for each job: one process and one torch thread each,
+    so that results do not depend on how many cores there are. Raises RuntimeError naming the job
+    that failed; what was finished is kept.
     """
-    from taemi_lib.device import choose
+    from taemi_lib.support.device import choose
 
     if not jobs:
         return
@@ -180,8 +216,17 @@ def side_by_side(
     count = 1 if chosen.type == "cuda" else min(processes or os.cpu_count() or 1, len(jobs))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, context, workers.end_with_parent) as executor:
-        started = {executor.submit(work, job, str(data_root), str(runs_root), str(chosen)): job for job in jobs}
-        bar = tqdm(as_completed(started), total=len(jobs), desc="training", unit="run", disable=not _shown(progress))
+        started = {
+            executor.submit(work, job, str(data_root), str(runs_root), str(chosen)): job
+            for job in jobs
+        }
+        bar = tqdm(
+            as_completed(started),
+            total=len(jobs),
+            desc="training",
+            unit="run",
+            disable=not _shown(progress),
+        )
         for done in bar:
             try:
                 done.result()
@@ -201,10 +246,11 @@ def runs(
     progress: bool | None = None,
     processes: int | None = None,
 ) -> dict[tuple[str, int], Run]:
-    """{(system, seed): finished run}. Runs that are missing are trained side by side; an interrupted run goes on where it stopped.
+    """{(system, seed): finished run}. Runs that are missing are trained side by side; an
+    interrupted run goes on where it stopped.
 
-    Raises RunError when a finished run is of another configuration, naming the difference, before anything is trained;
-    RuntimeError naming system and seed when a run fails, the others are kept.
+    Raises RunError when a finished run is of another configuration, naming the difference, before
+    anything is trained; RuntimeError naming system and seed when a run fails, the others are kept.
     """
     from taemi_lib.models import find
     from taemi_lib.training import is_finished
@@ -213,9 +259,13 @@ def runs(
     jobs = [Job(profile, system, seed) for system in systems for seed in seeds]
     for job in jobs:
         find(job.system)  # raises ChoiceError with the valid names, before anything is computed
-    parts = datasets(profile, data_root, runs_root, device, progress)  # once, before the workers ask for it
+    parts = datasets(
+        profile, data_root, runs_root, device, progress
+    )  # once, before the workers ask for it
     for job in jobs:
-        job.check(parts, runs_root)  # runs of other settings are refused before hours of training, not after
+        job.check(
+            parts, runs_root
+        )  # runs of other settings are refused before hours of training, not after
     missing = [job for job in jobs if not is_finished(job.folder(runs_root))]
     side_by_side(_train, missing, data_root, runs_root, device, progress, processes)
     return {(job.system, job.seed): job.train(parts, runs_root) for job in jobs}

@@ -1,9 +1,12 @@
-"""Training any system on any dataset: one loop to read from top to bottom, and the folder it leaves, the run.
+"""Training any system on any dataset: one loop to read from top to bottom, and the folder it
+leaves, the run.
 
-Datasets go in, a run comes out: config, history, best and last checkpoint, predictions on the selection split, metrics.
-Killed at any moment, the same call goes on and ends in the same numbers, because every epoch starts from a seed made of
-(seed, epoch) and from the state that the epoch before left in `last/`. A system may bring stages, a loss, settings of its own and a
-calibration (models.base.System: `stages`, `begin`, `loss`, `preset`, `calibrate`); nothing here asks which system it trains.
+Datasets go in, a run comes out: config, history, best and last checkpoint, predictions on the
+selection split, metrics. Killed at any moment, the same call goes on and ends in the same numbers,
+because every epoch starts from a seed made of (seed, epoch) and from the state that the epoch
+before left in `last/`. A system may bring stages, a loss, settings of its own and a calibration
+(models.base.System: `stages`, `begin`, `loss`, `preset`, `calibrate`); nothing here asks which
+system it trains.
 """
 
 from __future__ import annotations
@@ -30,16 +33,19 @@ from safetensors.torch import load_model
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from taemi_lib import device as devices
-from taemi_lib import files, metrics, models, profiles
-from taemi_lib.evaluation import Predictions, predict_dataset, score
+from taemi_lib import models, profiles
+from taemi_lib.batches import Batch, ClipDataset, LengthGroupedBatches
+from taemi_lib.evaluation import metrics
+from taemi_lib.evaluation.scoring import Predictions, predict_dataset, score
 from taemi_lib.models.base import System, parameter_count
-from taemi_lib.models.batch import Batch, ClipDataset, LengthGroupedBatches
 from taemi_lib.profiles import MODALITIES
+from taemi_lib.support import device as devices
+from taemi_lib.support import files
 
 
 class RunError(ValueError):
-    """A run folder that holds something else than what is asked for. The message names the differences."""
+    """A run folder that holds something else than what is asked for. The message names the
+    differences."""
 
 
 @dataclass
@@ -48,7 +54,9 @@ class Run:
 
     folder: Path
     config: dict
-    history: list[dict]  # one dict an epoch; those of a stage before the last have selection_loss, not selection_rho
+    history: list[
+        dict
+    ]  # one dict an epoch; those of a stage before the last have selection_loss, not selection_rho
     metrics: dict | None
 
     @property
@@ -65,7 +73,8 @@ class Run:
         return models.load(self.folder / which).to(devices.choose(device))
 
     def predictions(self) -> pd.DataFrame:
-        """The best epoch's predictions on the selection split: clip_id, emotion, target, prediction."""
+        """The best epoch's predictions on the selection split: clip_id, emotion, target,
+        prediction."""
         return pd.read_parquet(self.folder / "predictions.parquet")
 
 
@@ -75,12 +84,16 @@ def is_finished(folder: str | Path) -> bool:
 
 
 def load_run(folder: str | Path) -> Run:
-    """A run from its folder, finished or not. Raises FileNotFoundError when the folder holds none."""
+    """A run from its folder, finished or not. Raises FileNotFoundError when the folder holds
+    none."""
     folder = Path(folder)
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"there is no run in {folder}: config.json is missing")
-    read = {name: json.loads(path.read_text()) for name in ("config", "history", "metrics")
-            if (path := folder / f"{name}.json").exists()}  # fmt: skip
+    read = {
+        name: json.loads(path.read_text())
+        for name in ("config", "history", "metrics")
+        if (path := folder / f"{name}.json").exists()
+    }
     return Run(folder, read["config"], read.get("history", []), read.get("metrics"))
 
 
@@ -98,17 +111,20 @@ def train(
     threads: int | None = 1,
     encoders: Mapping | None = None,
 ) -> Run:
-    """Train `system` on `train`, keep the epoch with the best mean rho on the whole of `selection` (PAPER.md row 16).
+    """Train `system` on `train`, keep the epoch with the best mean rho on the whole of `selection`
+    (docs/paper.md row 16).
 
-    A finished run in `run_folder` is returned as it is; an interrupted one goes on. Mixed precision with gradient
-    scaling is used on CUDA only. A system with several stages trains each with the whole of `training`, from the best epoch of the
-    one before (kept in best_<stage>/).
+    A finished run in `run_folder` is returned as it is; an interrupted one goes on. Mixed precision
+    with gradient scaling is used on CUDA only. A system with several stages trains each with the
+    whole of `training`, from the best epoch of the one before (kept in best_<stage>/).
 
     threads    torch's CPU threads meanwhile: with 1, results do not depend on the core count
-    encoders   profiles.Encoders as a dict, kept in config.json: `taemi predict` needs to know how to read a new clip
+    encoders   profiles.Encoders as a dict, kept in config.json: `taemi predict` needs to know how
+               to read a new clip
 
-    Raises RunError naming the difference when the folder holds a run of another configuration or data; ValueError when clips
-    have no labels or the selection split cannot be scored, and when the loss is no longer finite.
+    Raises RunError naming the difference when the folder holds a run of another configuration or
+    data; ValueError when clips have no labels or the selection split cannot be scored, and when the
+    loss is no longer finite.
     """
     folder, place = Path(run_folder), devices.choose(device)
     config, training = _config(system, train, selection, model, training, seed, encoders)
@@ -122,12 +138,22 @@ def train(
 
 
 def check_run(
-    system: str, train: ClipDataset, selection: ClipDataset, *, model: profiles.Model, training: profiles.Training,
-    run_folder: str | Path, seed: int = 0, encoders: Mapping | None = None,
-) -> None:  # fmt: skip
-    """Raises RunError naming the difference when `run_folder` holds a run, finished or not, that `train` would refuse."""
+    system: str,
+    train: ClipDataset,
+    selection: ClipDataset,
+    *,
+    model: profiles.Model,
+    training: profiles.Training,
+    run_folder: str | Path,
+    seed: int = 0,
+    encoders: Mapping | None = None,
+) -> None:
+    """Raises RunError naming the difference when `run_folder` holds a run, finished or not, that
+    `train` would refuse."""
     if (Path(run_folder) / "config.json").exists():
-        _refuse_other(Path(run_folder), _config(system, train, selection, model, training, seed, encoders)[0])
+        _refuse_other(
+            Path(run_folder), _config(system, train, selection, model, training, seed, encoders)[0]
+        )
 
 
 @dataclass(frozen=True)
@@ -151,7 +177,9 @@ def _train(work: _Work) -> None:
         torch.cuda.reset_peak_memory_stats(work.device)
     system = models.find(work.system)
     if system.needs_partner:
-        work = replace(work, train=work.train.with_partners(), selection=work.selection.with_partners())
+        work = replace(
+            work, train=work.train.with_partners(), selection=work.selection.with_partners()
+        )
     files.mend_folder(work.folder / "last")
     state = work.folder / "last" / "state.json"
     history = json.loads(state.read_text())["history"] if state.exists() else []
@@ -162,9 +190,12 @@ def _train(work: _Work) -> None:
 
 
 def _train_stage(work: _Work, stage: str, history: list[dict]) -> None:
-    """Start the stage, or go on with it; its epochs are added to `history`. Most systems have one stage: the training."""
+    """Start the stage, or go on with it; its epochs are added to `history`. Most systems have one
+    stage: the training."""
     stages, training = models.find(work.system).stages, work.training
-    earlier = sum(entry.get("stage", stage) != stage for entry in history)  # epochs of the stages before
+    earlier = sum(
+        entry.get("stage", stage) != stage for entry in history
+    )  # epochs of the stages before
     final = stage == stages[-1]
     best, last = work.folder / ("best" if final else f"best_{stage}"), work.folder / "last"
     accelerator = _accelerator(work.device, training)
@@ -173,10 +204,15 @@ def _train_stage(work: _Work, stage: str, history: list[dict]) -> None:
     loader = DataLoader(work.train, batch_sampler=batches, collate_fn=work.train.collate)
     network = models.create(work.system, **work.config["sizes"])
     if earlier:
-        load_model(network, work.folder / f"best_{stages[stages.index(stage) - 1]}" / "model.safetensors")
+        load_model(
+            network, work.folder / f"best_{stages[stages.index(stage) - 1]}" / "model.safetensors"
+        )
     network.begin(stage)
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
+        network.parameters(),
+        lr=training.learning_rate,
+        weight_decay=training.weight_decay,
+        fused=True,
     )
     network, optimizer, loader = accelerator.prepare(network, optimizer, loader)
     schedule = Schedule(training, updates_per_epoch=-(-len(batches) // training.accumulation))
@@ -185,26 +221,43 @@ def _train_stage(work: _Work, stage: str, history: list[dict]) -> None:
         _resume(last, accelerator, network, optimizer)
 
     bar = tqdm(
-        total=training.epochs * len(batches), initial=(len(history) - earlier) * len(batches),
-        desc=f"{work.system}, seed {work.seed}" + ("" if len(stages) == 1 else f", {stage}"), unit="batch",
+        total=training.epochs * len(batches),
+        initial=(len(history) - earlier) * len(batches),
+        desc=f"{work.system}, seed {work.seed}" + ("" if len(stages) == 1 else f", {stage}"),
+        unit="batch",
         disable=not work.progress,
-    )  # fmt: skip
+    )
     with bar:
         while not _finished(history[earlier:], training):
             started, cpu_started, epoch = time.perf_counter(), time.process_time(), len(history) + 1
             _seed(work.seed, epoch)
             loader.set_epoch(epoch)
             entry = {"epoch": epoch} if len(stages) == 1 else {"epoch": epoch, "stage": stage}
-            entry |= _one_epoch(accelerator, network, optimizer, loader, schedule, epoch - earlier, bar)
+            entry |= _one_epoch(
+                accelerator, network, optimizer, loader, schedule, epoch - earlier, bar
+            )
             plain = accelerator.unwrap_model(network)
-            entry |= _selection_scores(plain, work.selection) if final else _selection_loss(plain, work.selection)
+            entry |= (
+                _selection_scores(plain, work.selection)
+                if final
+                else _selection_loss(plain, work.selection)
+            )
             entry["seconds"] = time.perf_counter() - started
-            entry["cpu_seconds"] = time.process_time() - cpu_started  # what it cost, however busy the machine was
+            entry["cpu_seconds"] = (
+                time.process_time() - cpu_started
+            )  # what it cost, however busy the machine was
             history.append(entry)
-            reached = f"mean rho {entry['selection_rho']:.3f}" if final else f"{stage} loss {entry['selection_loss']:.4f}"
+            reached = (
+                f"mean rho {entry['selection_rho']:.3f}"
+                if final
+                else f"{stage} loss {entry['selection_loss']:.4f}"
+            )
             bar.set_postfix_str(f"{reached}, training loss {entry['loss']:.4f}")
-            card = {"training": f"epoch {epoch}, {reached} on the selection split, seed {work.seed}"}
-            # best/ first: killed before last/ is in place, the epoch is repeated and writes the same best/ again.
+            card = {
+                "training": f"epoch {epoch}, {reached} on the selection split, seed {work.seed}"
+            }
+            # best/ first: killed before last/ is in place, the epoch is repeated and writes the
+            # same best/ again.
             if _merit(entry) > max([-math.inf, *map(_merit, history[earlier:-1])]):
                 with files.new_folder(best) as fresh:
                     plain.save_pretrained(fresh, model_card_kwargs=card)
@@ -216,40 +269,55 @@ def _train_stage(work: _Work, stage: str, history: list[dict]) -> None:
 
 
 def _selection_scores(network: System, selection: ClipDataset) -> dict:
-    """The last stage's: calibrate the system where it wants to be, then score it on the whole selection split."""
+    """The last stage's: calibrate the system where it wants to be, then score it on the whole
+    selection split."""
     network.eval()
     with torch.no_grad():
         network.calibrate(_batches(selection, network))
     scores = score(predict_dataset(network, selection), resamples=0)
-    return {"selection_rho": scores.mean_rho, "selection_mse": scores.mse, "constant": list(scores.constant)}
+    return {
+        "selection_rho": scores.mean_rho,
+        "selection_mse": scores.mse,
+        "constant": list(scores.constant),
+    }
 
 
 def _selection_loss(network: System, selection: ClipDataset) -> dict:
     """An earlier stage's: what this stage minimises, on the selection split."""
     network.eval()
     with torch.no_grad():
-        total = sum(network.loss(network(batch), batch).item() * len(batch) for batch in _batches(selection, network))
+        total = sum(
+            network.loss(network(batch), batch).item() * len(batch)
+            for batch in _batches(selection, network)
+        )
     return {"selection_loss": total / len(selection)}
 
 
 def _batches(dataset: ClipDataset, network: System, size: int = 64) -> Iterator[Batch]:
-    """All clips in the dataset's order, where the network is. Lazy: a system that does not calibrate reads nothing."""
+    """All clips in the dataset's order, where the network is. Lazy: a system that does not
+    calibrate reads nothing."""
     device = next(network.parameters()).device
     for start in range(0, len(dataset), size):
         yield dataset.batch(range(start, min(start + size, len(dataset)))).to(device)
 
 
-def _one_epoch(accelerator, network, optimizer, loader, schedule: Schedule, epoch: int, bar: tqdm) -> dict:
-    """One pass over the training clips: mean loss, last learning rate, and what modality dropout really left out.
+def _one_epoch(
+    accelerator, network, optimizer, loader, schedule: Schedule, epoch: int, bar: tqdm
+) -> dict:
+    """One pass over the training clips: mean loss, last learning rate, and what modality dropout
+    really left out.
 
     epoch: from 1, within the stage
     """
     network.train()
     plain, training = accelerator.unwrap_model(network), schedule.training
     update, clips = (epoch - 1) * schedule.updates_per_epoch, 0
-    # Sums stay on the device until the epoch is over: reading one would make the GPU wait for Python at every step.
+    # Sums stay on the device until the epoch is over: reading one would make the GPU wait for
+    # Python at every step.
     loss_sum = torch.zeros((), device=accelerator.device)
-    shown: dict[str, torch.Tensor] = {}  # modality: how often present, and how often left out of these
+    shown: dict[
+        str, torch.Tensor
+    ] = {}  # modality: how often present, and how often left out of these
     for batch in loader:
         for group in optimizer.param_groups:
             group["lr"] = schedule(update)
@@ -283,7 +351,8 @@ def _one_epoch(accelerator, network, optimizer, loader, schedule: Schedule, epoc
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate of each optimizer update (from 0): linear warm-up, then a cosine down to 0 (paper, section 3.5)."""
+    """Learning rate of each optimizer update (from 0): linear warm-up, then a cosine down to 0
+    (paper, section 3.5)."""
 
     training: profiles.Training
     updates_per_epoch: int
@@ -293,7 +362,11 @@ class Schedule:
         total = self.training.epochs * self.updates_per_epoch
         if update < warm:
             return self.training.learning_rate * (update + 1) / warm
-        return self.training.learning_rate * 0.5 * (1 + math.cos(math.pi * (update - warm) / max(1, total - warm)))
+        return (
+            self.training.learning_rate
+            * 0.5
+            * (1 + math.cos(math.pi * (update - warm) / max(1, total - warm)))
+        )
 
 
 # --- state: what is written, and how it comes back
@@ -307,7 +380,8 @@ def _finished(history: list[dict], training: profiles.Training) -> bool:
 
 
 def _merit(entry: dict) -> float:
-    """What an epoch is chosen for: mean rho on the selection split in the last stage, a low loss there in earlier ones."""
+    """What an epoch is chosen for: mean rho on the selection split in the last stage, a low loss
+    there in earlier ones."""
     return entry["selection_rho"] if "selection_rho" in entry else -entry["selection_loss"]
 
 
@@ -324,7 +398,11 @@ def _optimizer_state(accelerator: Accelerator, optimizer) -> dict:
 
 def _resume(last: Path, accelerator: Accelerator, network, optimizer) -> None:
     """Put the state that the last complete epoch left in `last/` back."""
-    load_model(accelerator.unwrap_model(network), last / "model.safetensors", device=str(accelerator.device))
+    load_model(
+        accelerator.unwrap_model(network),
+        last / "model.safetensors",
+        device=str(accelerator.device),
+    )
     saved = torch.load(last / "optimizer.pt", map_location=accelerator.device, weights_only=True)
     optimizer.load_state_dict(saved["optimizer"])
     if accelerator.scaler is not None and "scaler" in saved:
@@ -332,14 +410,17 @@ def _resume(last: Path, accelerator: Accelerator, network, optimizer) -> None:
 
 
 def _finish(work: _Work, history: list[dict]) -> None:
-    """Score the best checkpoint, write its predictions; metrics.json comes last: it says that the run is complete."""
+    """Score the best checkpoint, write its predictions; metrics.json comes last: it says that the
+    run is complete."""
     network = models.load(work.folder / "best")
     result: Predictions = predict_dataset(network, work.selection, work.device)
     scores = score(result, resamples=0)
     buffer = result.table.to_parquet(index=False)
     files.write_bytes(work.folder / "predictions.parquet", buffer)
     files.write_json(work.folder / "history.json", history)
-    cpu = [epoch.get("cpu_seconds") for epoch in history]  # None: begun by a version that did not count them
+    cpu = [
+        epoch.get("cpu_seconds") for epoch in history
+    ]  # None: begun by a version that did not count them
     numbers = {
         "system": work.system,
         "seed": work.seed,
@@ -355,8 +436,11 @@ def _finish(work: _Work, history: list[dict]) -> None:
     files.write_json(work.folder / "metrics.json", numbers)
 
 
-def _config(system, train, selection, model, training, seed, encoders) -> tuple[dict, profiles.Training]:
-    """Everything that decides the result; written into the run folder and compared when the run is asked for again.
+def _config(
+    system, train, selection, model, training, seed, encoders
+) -> tuple[dict, profiles.Training]:
+    """Everything that decides the result; written into the run folder and compared when the run is
+    asked for again.
 
     Also the settings of training as the system makes them its own.
     """
@@ -369,13 +453,17 @@ def _config(system, train, selection, model, training, seed, encoders) -> tuple[
     for name, dataset in (("training", train), ("selection", selection)):
         if (unlabelled := np.isnan(dataset.targets).any(axis=1)).any():
             first = dataset.clip_ids[int(np.argmax(unlabelled))]
-            raise ValueError(f"{unlabelled.sum()} {name} clips have no labels, the first is {first!r}")
+            raise ValueError(
+                f"{unlabelled.sum()} {name} clips have no labels, the first is {first!r}"
+            )
         if dataset.audio_average != training.audio_average:
             raise ValueError(
                 f"the {name} dataset averages {dataset.audio_average} audio steps, the training preset says "
                 f"{training.audio_average}: make it with audio_average=training.audio_average"
             )
-    metrics.pearson_per_emotion(selection.targets, selection.targets)  # a split that has no rho says so now
+    metrics.pearson_per_emotion(
+        selection.targets, selection.targets
+    )  # a split that has no rho says so now
     dims = {f"{name}_dim": train.dims[name] for name in MODALITIES}
     config = {
         "system": system,
@@ -383,7 +471,10 @@ def _config(system, train, selection, model, training, seed, encoders) -> tuple[
         "sizes": dims | asdict(model),
         "training": asdict(training),
         "encoders": encoders and dict(encoders),
-        "data": {name: _fingerprint(dataset) for name, dataset in (("train", train), ("selection", selection))},
+        "data": {
+            name: _fingerprint(dataset)
+            for name, dataset in (("train", train), ("selection", selection))
+        },
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("torch", "accelerate", "numpy")},
     }
@@ -391,7 +482,8 @@ def _config(system, train, selection, model, training, seed, encoders) -> tuple[
 
 
 def _fingerprint(dataset: ClipDataset) -> dict:
-    """Which clips, which labels, which encoders: enough to notice that a run was made from something else."""
+    """Which clips, which labels, which encoders: enough to notice that a run was made from
+    something else."""
     clips = hashlib.sha256("\n".join(dataset.clip_ids).encode()).hexdigest()
     labels = hashlib.sha256(np.ascontiguousarray(dataset.targets).tobytes()).hexdigest()
     encoders = getattr(dataset.store, "identity", None)
@@ -407,7 +499,8 @@ def _claim(folder: Path, config: dict) -> None:
 
 
 def _refuse_other(folder: Path, config: dict) -> None:
-    """Raises RunError when the folder's config.json says something else; other library versions are only recorded."""
+    """Raises RunError when the folder's config.json says something else; other library versions are
+    only recorded."""
     there, asked = json.loads((folder / "config.json").read_text()), json.loads(json.dumps(config))
     there, asked = _flat(there | {"versions": {}}), _flat(asked | {"versions": {}})
     different = [
@@ -425,8 +518,11 @@ def _refuse_other(folder: Path, config: dict) -> None:
 def _flat(tree: object, prefix: str = "") -> dict:
     if not isinstance(tree, dict):
         return {prefix: tree}
-    return {key: leaf for name, branch in tree.items()
-            for key, leaf in _flat(branch, f"{prefix}.{name}" if prefix else name).items()}  # fmt: skip
+    return {
+        key: leaf
+        for name, branch in tree.items()
+        for key, leaf in _flat(branch, f"{prefix}.{name}" if prefix else name).items()
+    }
 
 
 # --- surroundings: accelerate, random numbers, memory
@@ -435,8 +531,8 @@ def _flat(tree: object, prefix: str = "") -> dict:
 def _accelerator(device: torch.device, training: profiles.Training) -> Accelerator:
     cuda = device.type == "cuda"
     if not (PartialState._shared_state and PartialState().num_processes > 1):
-        # accelerate keeps device, precision and unfinished loaders for the whole process; a notebook trains more than
-        # once, on more than one device, and is interrupted.
+        # accelerate keeps device, precision and unfinished loaders for the whole process; a
+        # notebook trains more than once, on more than one device, and is interrupted.
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
     return Accelerator(
@@ -448,7 +544,9 @@ def _accelerator(device: torch.device, training: profiles.Training) -> Accelerat
 
 def _seed(seed: int, epoch: int) -> None:
     """Seed torch from (seed, epoch); epoch 0 is the initial weights."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1))
+    torch.manual_seed(
+        int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
+    )
 
 
 @contextmanager
@@ -462,4 +560,6 @@ def _peak_memory(device: torch.device) -> float:
     """MiB: of this run on CUDA, of the whole process so far on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )

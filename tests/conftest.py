@@ -17,8 +17,14 @@ def no_network(monkeypatch):
     connect = socket.socket.connect
 
     def local_only(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
-            raise ConnectionRefusedError(f"tests do not use the network, but something asked for {address}")
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        ):
+            raise ConnectionRefusedError(
+                f"tests do not use the network, but something asked for {address}"
+            )
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", local_only)

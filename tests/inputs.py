@@ -1,4 +1,5 @@
-"""Small inputs that the tests make for themselves: media files, and random encoders in the real formats."""
+"""Small inputs that the tests make for themselves: media files, and random encoders in the real
+formats."""
 
 import json
 import wave
@@ -22,7 +23,8 @@ def tone(seconds=2.0, rate=16_000, hertz=220.0, channels=1, loud=0.3):
 
 
 def write_mp4(path, sound=None, rate=16_000, frame_times=None, side=32, options=None, shade=None):
-    """An MP4 with H.264 pictures at `frame_times` (s) and AAC sound (channels, N); None leaves a track out.
+    """An MP4 with H.264 pictures at `frame_times` (s) and AAC sound (channels, N); None leaves a
+    track out.
 
     The grey value of frame i is shade(i), by default rising by 5 per frame.
     """
@@ -39,14 +41,18 @@ def write_mp4(path, sound=None, rate=16_000, frame_times=None, side=32, options=
             audio = container.add_stream("aac", rate=rate, layout=layout)
         if frame_times is not None:
             for i, seconds in enumerate(frame_times):
-                frame = av.VideoFrame.from_ndarray(np.full((side, side, 3), shade(i), np.uint8), format="rgb24")
+                frame = av.VideoFrame.from_ndarray(
+                    np.full((side, side, 3), shade(i), np.uint8), format="rgb24"
+                )
                 frame.pts, frame.time_base = round(seconds * 1000), Fraction(1, 1000)
                 container.mux(video.encode(frame))
             container.mux(video.encode(None))
         if sound is not None:
             for start in range(0, sound.shape[1], 1024):
                 frame = av.AudioFrame.from_ndarray(
-                    np.ascontiguousarray(sound[:, start : start + 1024]), format="fltp", layout=layout
+                    np.ascontiguousarray(sound[:, start : start + 1024]),
+                    format="fltp",
+                    layout=layout,
                 )
                 frame.sample_rate, frame.pts = rate, start
                 container.mux(audio.encode(frame))
@@ -70,20 +76,37 @@ def write_wav(path, samples, rate=16_000):
 
 
 def audio_folder(path, do_normalize=False, **changes):
-    """A random wav2vec2 with emotion head in audeering's format; by default tiny, 40 frames of 16 + 3."""
+    """A random wav2vec2 with emotion head in audeering's format; by default tiny, 40 frames of 16 +
+    3."""
     from transformers import Wav2Vec2Config
 
     from taemi_lib.features.audio import EmotionWav2Vec2
 
-    sizes = dict(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=(8, 8, 8),
-        conv_kernel=(200, 4, 4), conv_stride=(80, 2, 2), feat_extract_norm="layer", do_stable_layer_norm=True,
-        conv_bias=True, num_labels=3, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
-    ) | changes
+    sizes = (
+        dict(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            conv_dim=(8, 8, 8),
+            conv_kernel=(200, 4, 4),
+            conv_stride=(80, 2, 2),
+            feat_extract_norm="layer",
+            do_stable_layer_norm=True,
+            conv_bias=True,
+            num_labels=3,
+            num_conv_pos_embeddings=16,
+            num_conv_pos_embedding_groups=4,
+        )
+        | changes
+    )
     torch.manual_seed(0)
     EmotionWav2Vec2(Wav2Vec2Config(**sizes)).save_pretrained(path)
-    settings = {"do_normalize": do_normalize, "sampling_rate": 16_000,
-                "feature_extractor_type": "Wav2Vec2FeatureExtractor"}
+    settings = {
+        "do_normalize": do_normalize,
+        "sampling_rate": 16_000,
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+    }
     (Path(path) / "preprocessor_config.json").write_text(json.dumps(settings))
     return Path(path)
 
@@ -93,11 +116,22 @@ def vision_folder(path, side=24):
     from transformers import ViTConfig, ViTModel
 
     torch.manual_seed(0)
-    config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-                       image_size=side, patch_size=12)
+    config = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=side,
+        patch_size=12,
+    )
     ViTModel(config, add_pooling_layer=False).save_pretrained(path)
-    settings = {"size": {"height": side, "width": side}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
-                "resample": 2, "image_processor_type": "ViTImageProcessor"}
+    settings = {
+        "size": {"height": side, "width": side},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "resample": 2,
+        "image_processor_type": "ViTImageProcessor",
+    }
     (Path(path) / "preprocessor_config.json").write_text(json.dumps(settings))
     return Path(path)
 
@@ -108,10 +142,17 @@ def text_folder(path):
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                        intermediate_size=16)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
     BertModel(config, add_pooling_layer=False).save_pretrained(path)
-    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(
+        models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     BertTokenizerFast(tokenizer_object=tokenizer).save_pretrained(path)
@@ -119,12 +160,23 @@ def text_folder(path):
 
 
 def speech_folder(path):
-    """A random Whisper of 16 columns and a 2 s window in the micro format (compact embedding, fp16)."""
+    """A random Whisper of 16 columns and a 2 s window in the micro format (compact embedding,
+    fp16)."""
     import whisper
     from safetensors.torch import save_file
 
-    dims = dict(n_mels=80, n_audio_ctx=100, n_audio_state=16, n_audio_head=2, n_audio_layer=1, n_vocab=51_864,
-                n_text_ctx=32, n_text_state=16, n_text_head=2, n_text_layer=1)
+    dims = dict(
+        n_mels=80,
+        n_audio_ctx=100,
+        n_audio_state=16,
+        n_audio_head=2,
+        n_audio_layer=1,
+        n_vocab=51_864,
+        n_text_ctx=32,
+        n_text_state=16,
+        n_text_head=2,
+        n_text_layer=1,
+    )
     torch.manual_seed(0)
     model = whisper.Whisper(whisper.model.ModelDimensions(**dims))
     state = {
@@ -133,10 +185,15 @@ def speech_folder(path):
     }
     ids = torch.tensor([50_256, 50_257, 50_361, 50_362, 640, 1234], dtype=torch.int32)
     del state["decoder.token_embedding.weight"]
-    state |= {"token_embedding.rows": torch.randn(len(ids), 16), "token_embedding.other": torch.zeros(16)}
+    state |= {
+        "token_embedding.rows": torch.randn(len(ids), 16),
+        "token_embedding.other": torch.zeros(16),
+    }
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.half().contiguous() for name, tensor in state.items()} | {"token_embedding.ids": ids}
+    tensors = {name: tensor.half().contiguous() for name, tensor in state.items()} | {
+        "token_embedding.ids": ids
+    }
     save_file(tensors, path / "model.safetensors")
     (path / "config.json").write_text(json.dumps(dims | {"sample_len": 4}))
     return path
@@ -147,7 +204,9 @@ def encoder_settings(folder, **changes):
     from taemi_lib.profiles import Encoders
 
     made = {
-        "audio": audio_folder(folder / "audio"), "vision": vision_folder(folder / "vision"),
-        "speech": speech_folder(folder / "speech"), "text": text_folder(folder / "text"),
+        "audio": audio_folder(folder / "audio"),
+        "vision": vision_folder(folder / "vision"),
+        "speech": speech_folder(folder / "speech"),
+        "text": text_folder(folder / "text"),
     }
     return Encoders(**{role: str(path) for role, path in made.items()}, **changes)

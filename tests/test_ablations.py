@@ -13,7 +13,9 @@ def create(name, **changes):
 
 
 def without(clips, name):
-    return dataclasses.replace(clips, present=clips.present | {name: torch.zeros(len(clips), dtype=torch.bool)})
+    return dataclasses.replace(
+        clips, present=clips.present | {name: torch.zeros(len(clips), dtype=torch.bool)}
+    )
 
 
 def backwards(clips, name):
@@ -25,26 +27,44 @@ def test_concat_is_the_head_on_the_text_vector_and_the_means_of_the_projected_st
     model, clips = create("concat"), batch()
     clips.mask["audio"][0, 5:] = False
     means = [
-        masked_mean(model.streams[name].project(clips.values[name]), clips.mask[name]) for name in ("audio", "vision")
+        masked_mean(model.streams[name].project(clips.values[name]), clips.mask[name])
+        for name in ("audio", "vision")
     ]
-    assert torch.allclose(model(clips).prediction, model.head(torch.cat([clips.pooled, *means], -1)), atol=1e-6)
-    assert not any("attend" in key or "cross" in key or "query" in key for key in model.state_dict())
+    assert torch.allclose(
+        model(clips).prediction, model.head(torch.cat([clips.pooled, *means], -1)), atol=1e-6
+    )
+    assert not any(
+        "attend" in key or "cross" in key or "query" in key for key in model.state_dict()
+    )
 
 
 def test_concat_knows_no_order_and_self_attention_does():
     clips = batch()
     for name, same in (("concat", True), ("self_attention_only", False)):
         model = create(name)
-        assert torch.allclose(model(clips).prediction, model(backwards(clips, "vision")).prediction, atol=1e-5) == same
+        assert (
+            torch.allclose(
+                model(clips).prediction, model(backwards(clips, "vision")).prediction, atol=1e-5
+            )
+            == same
+        )
 
 
 def test_self_attention_only_is_taemi_without_its_query_and_cross_attention():
-    shapes = [{k: tuple(v.shape) for k, v in create(name).state_dict().items()} for name in ("taemi", "self_attention_only")]
+    shapes = [
+        {k: tuple(v.shape) for k, v in create(name).state_dict().items()}
+        for name in ("taemi", "self_attention_only")
+    ]
     left_out = {key for key in shapes[0] if not key.startswith(("query.", "cross."))}
     assert shapes[1] == {key: shapes[0][key] for key in left_out}
     model, clips = create("self_attention_only"), batch()
-    parts = [masked_mean(*model.streams[name](clips, clips.present[name])) for name in ("audio", "vision")]
-    assert torch.allclose(model(clips).prediction, model.head(torch.cat([clips.pooled, *parts], -1)), atol=1e-6)
+    parts = [
+        masked_mean(*model.streams[name](clips, clips.present[name]))
+        for name in ("audio", "vision")
+    ]
+    assert torch.allclose(
+        model(clips).prediction, model.head(torch.cat([clips.pooled, *parts], -1)), atol=1e-6
+    )
 
 
 def test_without_missing_tokens_zeros_stand_in_their_place():
@@ -66,8 +86,13 @@ def test_without_missing_tokens_zeros_stand_in_their_place():
 def test_without_modality_dropout_training_shows_everything():
     clips = batch(256)
     assert not all(kept.all() for kept in create("taemi").train()(clips).kept.values())
-    assert all(kept.all() for kept in create("taemi_no_modality_dropout").train()(clips).kept.values())
-    shapes = [{k: v.shape for k, v in create(n).state_dict().items()} for n in ("taemi", "taemi_no_modality_dropout")]
+    assert all(
+        kept.all() for kept in create("taemi_no_modality_dropout").train()(clips).kept.values()
+    )
+    shapes = [
+        {k: v.shape for k, v in create(n).state_dict().items()}
+        for n in ("taemi", "taemi_no_modality_dropout")
+    ]
     assert shapes[0] == shapes[1]
 
 

@@ -46,7 +46,8 @@ def test_the_mean_of_the_self_attended_anchor_is_the_query_and_is_concatenated(a
 
 @pytest.mark.parametrize("anchor", OTHERS)
 def test_a_pooled_anchor_can_pick_one_event_that_a_mean_dilutes(anchor):
-    """A query that likes one kind of step finds it among many others: the mean moves by 1 / T, the pooled vector by nearly all."""
+    """A query that likes one kind of step finds it among many others: the mean moves by 1 / T, the
+    pooled vector by nearly all."""
     model = create(f"{anchor}_anchored_pooled", width=8, heads=1)
     quiet = torch.zeros(1, 40, 8)
     event = quiet.clone()
@@ -64,7 +65,9 @@ def test_a_pooled_anchor_can_pick_one_event_that_a_mean_dilutes(anchor):
 @pytest.mark.parametrize(("name", "anchor"), ANCHORED)
 def test_a_missing_anchor_asks_with_its_token(name, anchor):
     model, clips = create(name), batch()
-    missing = dataclasses.replace(clips, present=clips.present | {anchor: torch.zeros(4, dtype=torch.bool)})
+    missing = dataclasses.replace(
+        clips, present=clips.present | {anchor: torch.zeros(4, dtype=torch.bool)}
+    )
     before = model(missing)
     with torch.no_grad():
         model.streams[anchor].token.vector.add_(torch.randn(8))
@@ -73,8 +76,12 @@ def test_a_missing_anchor_asks_with_its_token(name, anchor):
 
 def test_text_without_tokens_is_its_vector_as_one_step():
     model, clips = create("audio_anchored"), batch()
-    without_tokens = models.Batch({name: clips.values[name] for name in ("audio", "vision")}, pooled=clips.pooled)
-    one_step = dataclasses.replace(without_tokens, values=without_tokens.values | {"text": clips.pooled.unsqueeze(1)})
+    without_tokens = models.Batch(
+        {name: clips.values[name] for name in ("audio", "vision")}, pooled=clips.pooled
+    )
+    one_step = dataclasses.replace(
+        without_tokens, values=without_tokens.values | {"text": clips.pooled.unsqueeze(1)}
+    )
     assert torch.equal(model(without_tokens).prediction, model(one_step).prediction)
     assert not torch.allclose(model(without_tokens).prediction, model(clips).prediction)
 
@@ -82,4 +89,6 @@ def test_text_without_tokens_is_its_vector_as_one_step():
 @pytest.mark.parametrize("name", [name for name, _ in ANCHORED])
 def test_all_three_sequences_are_self_attended_the_words_too(name):
     streams = create(name).streams
-    assert set(streams) == {"audio", "vision", "text"} and all(isinstance(stream.attend, SelfAttention) for stream in streams.values())
+    assert set(streams) == {"audio", "vision", "text"} and all(
+        isinstance(stream.attend, SelfAttention) for stream in streams.values()
+    )

@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from taemi_lib.models.attention import LearnedQuery, SelfAttention, SingleQueryAttention, TimeFeatures, masked_mean
+from taemi_lib.models.attention import (
+    LearnedQuery,
+    SelfAttention,
+    SingleQueryAttention,
+    TimeFeatures,
+    masked_mean,
+)
 from taemi_lib.models.missing import MissingToken, ModalityDropout
 
 
@@ -26,13 +32,20 @@ def test_one_query_gives_the_numbers_of_multihead_attention(heads):
     query, keys = torch.randn(3, 16), torch.randn(3, 11, 16)
     mask = mask_of(11, 4, 1, steps=11)
     expected, weights = textbook(
-        query[:, None], keys, keys, key_padding_mask=~mask, average_attn_weights=False, need_weights=True
+        query[:, None],
+        keys,
+        keys,
+        key_padding_mask=~mask,
+        average_attn_weights=False,
+        need_weights=True,
     )
     pooled, ours_weights = ours(query, keys, mask)
     assert torch.allclose(pooled, expected[:, 0], atol=1e-5)
     assert torch.allclose(ours_weights, weights[:, :, 0], atol=1e-5)
     everything = torch.ones_like(mask)
-    assert torch.allclose(ours(query, keys, everything)[0], textbook(query[:, None], keys, keys)[0][:, 0], atol=1e-5)
+    assert torch.allclose(
+        ours(query, keys, everything)[0], textbook(query[:, None], keys, keys)[0][:, 0], atol=1e-5
+    )
 
 
 def test_one_query_has_the_gradients_of_multihead_attention():
@@ -49,7 +62,9 @@ def test_one_query_has_the_gradients_of_multihead_attention():
 def test_self_attention_gives_the_numbers_of_multihead_attention():
     textbook = torch_attention(16, 4)
     ours = SelfAttention(16, 4)
-    ours.query_key_value.load_state_dict({"weight": textbook.in_proj_weight, "bias": textbook.in_proj_bias})
+    ours.query_key_value.load_state_dict(
+        {"weight": textbook.in_proj_weight, "bias": textbook.in_proj_bias}
+    )
     ours.output.load_state_dict(textbook.out_proj.state_dict())
     values, mask = torch.randn(2, 7, 16), mask_of(7, 3, steps=7)
     mixed = textbook(values, values, values, key_padding_mask=~mask, need_weights=False)[0]
@@ -71,7 +86,9 @@ def test_a_row_without_any_step_is_never_nan_in_value_or_gradient(precision):
 
 
 def test_attention_weights_add_up_to_one_and_padding_gets_none():
-    _, weights = SingleQueryAttention(8, 2)(torch.randn(3, 8), torch.randn(3, 6, 8), mask := mask_of(6, 2, 1, steps=6))
+    _, weights = SingleQueryAttention(8, 2)(
+        torch.randn(3, 8), torch.randn(3, 6, 8), mask := mask_of(6, 2, 1, steps=6)
+    )
     assert torch.allclose(weights.sum(-1), torch.ones(3, 2))
     assert (weights.masked_select(~mask[:, None].expand_as(weights)) == 0).all()
 
@@ -82,7 +99,9 @@ def test_the_query_decides_where_attention_goes():
         nn.init.eye_(part.weight)
     nn.init.zeros_(cross.query.bias)
     keys = torch.tensor([[[10.0, 0.0], [0.0, 10.0]]]).expand(2, -1, -1)
-    _, weights = cross(torch.tensor([[5.0, 0.0], [0.0, 5.0]]), keys, torch.ones(2, 2, dtype=torch.bool))
+    _, weights = cross(
+        torch.tensor([[5.0, 0.0], [0.0, 5.0]]), keys, torch.ones(2, 2, dtype=torch.bool)
+    )
     assert weights[0, 0, 0] > 0.99 and weights[1, 0, 1] > 0.99
     constant = LearnedQuery(2)(torch.randn(2, 2))
     assert torch.equal(constant[0], constant[1])
@@ -120,15 +139,23 @@ def test_modality_dropout_leaves_one_modality_and_meets_its_rate():
 
 def test_modality_dropout_never_takes_the_only_one_and_never_invents_one():
     torch.manual_seed(0)
-    present = {"audio": torch.ones(500, dtype=torch.bool), "text": torch.zeros(500, dtype=torch.bool)}
+    present = {
+        "audio": torch.ones(500, dtype=torch.bool),
+        "text": torch.zeros(500, dtype=torch.bool),
+    }
     kept = ModalityDropout(0.9)(present)
     assert kept["audio"].all() and not kept["text"].any()
-    nothing = ModalityDropout(0.9)({name: torch.zeros(9, dtype=torch.bool) for name in ("audio", "text")})
+    nothing = ModalityDropout(0.9)(
+        {name: torch.zeros(9, dtype=torch.bool) for name in ("audio", "text")}
+    )
     assert not nothing["audio"].any() and not nothing["text"].any()
 
 
 def test_modality_dropout_is_off_in_evaluation():
-    present = {"audio": torch.ones(500, dtype=torch.bool), "text": torch.ones(500, dtype=torch.bool)}
+    present = {
+        "audio": torch.ones(500, dtype=torch.bool),
+        "text": torch.ones(500, dtype=torch.bool),
+    }
     assert all(mask.all() for mask in ModalityDropout(0.9).eval()(present).values())
 
 

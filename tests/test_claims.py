@@ -1,11 +1,13 @@
-"""The claims of README and course, held against the demo's runs (found where nbval or the course left them, else made there)."""
+"""The claims of README and course, held against the demo's runs (found where nbval or the course
+left them, else made there)."""
 
 import numpy as np
 import pytest
 
-from taemi_lib import evaluate, metrics, steps
+from taemi_lib import evaluate, steps
 from taemi_lib.data import synthmimic
-from taemi_lib.explain import attention_ratios
+from taemi_lib.evaluation import metrics
+from taemi_lib.evaluation.attention import attention_ratios
 from taemi_lib.profiles import profile
 
 DEMO = profile("demo")
@@ -13,17 +15,31 @@ DEMO = profile("demo")
 
 @pytest.fixture(scope="module")
 def demo():
-    """Median over seeds on the test split: {system: mean rho}, {system: {modality: attention over decoy}}, best achievable."""
+    """Median over seeds on the test split: {system: mean rho}, {system: {modality: attention over
+    decoy}}, best achievable."""
     runs = steps.runs(DEMO, progress=False)
     test = steps.datasets(DEMO, progress=False)["test"]
     truth = synthmimic.truth(steps.data_folder(DEMO))
-    scores = {job: evaluate(run, test, resamples=10, attention=job[0] in ("taemi", "constant_query")) for job, run in runs.items()}
-    rho = {system: np.median([scores[system, seed].mean_rho for seed in DEMO.seeds]) for system in steps.SYSTEMS}
+    scores = {
+        job: evaluate(run, test, resamples=10, attention=job[0] in ("taemi", "constant_query"))
+        for job, run in runs.items()
+    }
+    rho = {
+        system: np.median([scores[system, seed].mean_rho for seed in DEMO.seeds])
+        for system in steps.SYSTEMS
+    }
     ratios = {}
     for system in ("taemi", "constant_query"):
-        per_seed = [attention_ratios(scores[system, seed].predictions, truth, DEMO.data.regime) for seed in DEMO.seeds]
-        ratios[system] = {name: np.median([ratio[name] for ratio in per_seed]) for name in ("audio", "vision")}
-    noiseless = synthmimic.regime_table(truth, DEMO.data.regime, "noiseless").loc[test.clip_ids].to_numpy()
+        per_seed = [
+            attention_ratios(scores[system, seed].predictions, truth, DEMO.data.regime)
+            for seed in DEMO.seeds
+        ]
+        ratios[system] = {
+            name: np.median([ratio[name] for ratio in per_seed]) for name in ("audio", "vision")
+        }
+    noiseless = (
+        synthmimic.regime_table(truth, DEMO.data.regime, "noiseless").loc[test.clip_ids].to_numpy()
+    )
     return rho, ratios, metrics.mean_pearson(noiseless, test.targets)
 
 

@@ -18,7 +18,11 @@ folder = pathlib.Path(runs_root, profile)
 
 def write_notebook(path, *cells, parameters=PARAMETERS):
     notebook = nbformat.v4.new_notebook()
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     notebook.cells = [nbformat.v4.new_code_cell(source) for source in (parameters, *cells)]
     notebook.cells[0].metadata["tags"] = ["parameters"]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +30,9 @@ def write_notebook(path, *cells, parameters=PARAMETERS):
 
 
 def outputs(path):
-    return "".join(o.get("text", "") for c in nbformat.read(path, 4).cells for o in c.get("outputs", []))
+    return "".join(
+        o.get("text", "") for c in nbformat.read(path, 4).cells for o in c.get("outputs", [])
+    )
 
 
 @pytest.fixture
@@ -36,7 +42,11 @@ def small_course(tmp_path):
     show = "print(sys.executable, os.path.basename(os.getcwd()), seed)"
     write_notebook(folder / "03_first.ipynb", "import os, sys", show)
     write_notebook(folder / "05_evaluation.ipynb", WRITES_SCORES)
-    write_notebook(folder / "appendix" / "A1_last.ipynb", "print(retrain)", parameters=f"{PARAMETERS}\nretrain = False")
+    write_notebook(
+        folder / "appendix" / "A1_last.ipynb",
+        "print(retrain)",
+        parameters=f"{PARAMETERS}\nretrain = False",
+    )
 
     def run(profile="smoke", **options):
         options = {"runs_root": str(tmp_path / "runs"), "notebooks": folder} | options
@@ -52,9 +62,15 @@ def test_a_run_executes_all_notebooks_in_order_with_this_python_and_sums_up(smal
     assert list(summary["seconds"]) == ["03_first", "05_evaluation", "A1_last"]
     assert {key: summary[key] for key in SCORES} == SCORES
     assert json.loads((small_course.results / "summary.json").read_text()) == summary
-    assert outputs(small_course.results / "notebooks/03_first.ipynb").split() == [sys.executable, "notebooks", "3"]
+    assert outputs(small_course.results / "notebooks/03_first.ipynb").split() == [
+        sys.executable,
+        "notebooks",
+        "3",
+    ]
     assert outputs(small_course.results / "notebooks/A1_last.ipynb").split() == ["True"]
-    assert outputs(small_course.folder / "03_first.ipynb") == ""  # the notebook itself stays as it was
+    assert (
+        outputs(small_course.folder / "03_first.ipynb") == ""
+    )  # the notebook itself stays as it was
     table = course.summary_table(summary)
     assert "taemi" in table and "0.500" in table and "2.00 : 1" in table
 
@@ -71,7 +87,9 @@ def test_metadata_of_a_finished_notebook_holds_no_path(small_course, tmp_path):
 @pytest.mark.slow
 def test_starting_later_keeps_the_earlier_seconds_and_scores(small_course):
     (small_course.results).mkdir(parents=True)
-    (small_course.results / "summary.json").write_text('{"seconds": {"03_first": 41.0, "A1_last": 42.0}}')
+    (small_course.results / "summary.json").write_text(
+        '{"seconds": {"03_first": 41.0, "A1_last": 42.0}}'
+    )
     (small_course.results / "evaluation.json").write_text(json.dumps(SCORES))
     summary = small_course(first="A1")
     assert summary["seconds"]["03_first"] == 41.0 and summary["seconds"]["A1_last"] < 42.0
@@ -84,16 +102,27 @@ def test_a_failure_stops_the_course_and_shows_cell_and_traceback(small_course, c
     write_notebook(small_course.folder / "03_first.ipynb", "x = 1", "values = {}\nvalues['gone']")
     (small_course.results).mkdir(parents=True)
     (small_course.results / "evaluation.json").write_text(json.dumps(SCORES))
-    monkeypatch.setattr(course.run, "__kwdefaults__", course.run.__kwdefaults__ | {"notebooks": small_course.folder})
-    code = course.main(["run", "--profile", "smoke", "--runs-root", str(small_course.results.parent)])
+    monkeypatch.setattr(
+        course.run, "__kwdefaults__", course.run.__kwdefaults__ | {"notebooks": small_course.folder}
+    )
+    code = course.main(
+        ["run", "--profile", "smoke", "--runs-root", str(small_course.results.parent)]
+    )
     message = capsys.readouterr().err
     assert code == 1
-    for part in ("03_first stopped in cell [", "values['gone']", "KeyError: 'gone'", "notebooks/03_first.ipynb"):
+    for part in (
+        "03_first stopped in cell [",
+        "values['gone']",
+        "KeyError: 'gone'",
+        "notebooks/03_first.ipynb",
+    ):
         assert part in message
     assert "papermill" not in message and "\x1b" not in message
     assert (small_course.results / "notebooks/03_first.ipynb").exists()
     assert not (small_course.results / "notebooks/05_evaluation.ipynb").exists()
-    assert not (small_course.results / "evaluation.json").exists()  # scores of an earlier run would be misleading
+    assert not (
+        small_course.results / "evaluation.json"
+    ).exists()  # scores of an earlier run would be misleading
 
 
 @pytest.mark.slow
@@ -121,12 +150,18 @@ def test_unknown_names_are_refused_before_anything_runs(small_course):
 
 def test_a_notebook_without_the_common_parameters_is_refused(small_course):
     write_notebook(small_course.folder / "03_first.ipynb", parameters='profile = "demo"')
-    with pytest.raises(course.CourseError, match=r"03_first\.ipynb.*data_root, runs_root, device, seed"):
+    with pytest.raises(
+        course.CourseError, match=r"03_first\.ipynb.*data_root, runs_root, device, seed"
+    ):
         small_course()
 
 
 def test_wrong_choices_on_the_command_line_are_one_line_and_exit_code_two(capsys):
-    for arguments in (["run", "--profile", "dmo"], ["run", "--device", "tpu"], ["run", "-p", "profile", "x"]):
+    for arguments in (
+        ["run", "--profile", "dmo"],
+        ["run", "--device", "tpu"],
+        ["run", "-p", "profile", "x"],
+    ):
         assert course.main(arguments) == 2
         message = capsys.readouterr().err
         assert message.startswith("taemi: ") and message.count("\n") == 1
@@ -146,11 +181,22 @@ def test_predicting_without_a_checkpoint_says_how_to_get_one(capsys, monkeypatch
 
 def test_values_from_the_command_line_become_what_they_look_like():
     texts = ["3", "0.5", "true", "False", "null", "cue", "data/my clips", "[1, 2]"]
-    assert [course.literal(text) for text in texts] == [3, 0.5, True, False, None, "cue", "data/my clips", [1, 2]]
+    assert [course.literal(text) for text in texts] == [
+        3,
+        0.5,
+        True,
+        False,
+        None,
+        "cue",
+        "data/my clips",
+        [1, 2],
+    ]
 
 
 @pytest.mark.slow
-def test_rendering_stores_outputs_in_place_but_never_those_of_a_failure(small_course, tmp_path, monkeypatch, capsys):
+def test_rendering_stores_outputs_in_place_but_never_those_of_a_failure(
+    small_course, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(profiles, "ROOT", tmp_path)
     course.render("03", only=True, notebooks=small_course.folder)
     assert "notebooks 0" in outputs(small_course.folder / "03_first.ipynb")

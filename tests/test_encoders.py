@@ -1,4 +1,5 @@
-"""Encoders: formats, shapes and times, that masks and padding change nothing, and real weights where there are."""
+"""Encoders: formats, shapes and times, that masks and padding change nothing, and real weights
+where there are."""
 
 import json
 import re
@@ -6,7 +7,15 @@ import re
 import numpy as np
 import pytest
 import torch
-from inputs import SHARED, audio_folder, encoder_settings, speech_folder, text_folder, tone, vision_folder
+from inputs import (
+    SHARED,
+    audio_folder,
+    encoder_settings,
+    speech_folder,
+    text_folder,
+    tone,
+    vision_folder,
+)
 
 from taemi_lib import profiles
 from taemi_lib.data.media import Frames, Unreadable, read_audio
@@ -17,14 +26,25 @@ from taemi_lib.features.text import TextEncoder
 from taemi_lib.features.vision import VisionEncoder
 
 AUDEERING = dict(  # "large-robust-12-ft": the sizes behind the paper's 1027
-    hidden_size=1024, num_hidden_layers=12, num_attention_heads=16, intermediate_size=4096, conv_dim=(512,) * 7,
-    conv_kernel=(10, 3, 3, 3, 3, 2, 2), conv_stride=(5, 2, 2, 2, 2, 2, 2), num_conv_pos_embeddings=128,
-    num_conv_pos_embedding_groups=16, do_normalize=True,
+    hidden_size=1024,
+    num_hidden_layers=12,
+    num_attention_heads=16,
+    intermediate_size=4096,
+    conv_dim=(512,) * 7,
+    conv_kernel=(10, 3, 3, 3, 3, 2, 2),
+    conv_stride=(5, 2, 2, 2, 2, 2, 2),
+    num_conv_pos_embeddings=128,
+    num_conv_pos_embedding_groups=16,
+    do_normalize=True,
 )
 
 
 def sound(seconds, seed=0):
-    return np.random.default_rng(seed).normal(scale=0.1, size=round(seconds * 16_000)).astype(np.float32)
+    return (
+        np.random.default_rng(seed)
+        .normal(scale=0.1, size=round(seconds * 16_000))
+        .astype(np.float32)
+    )
 
 
 def pictures(count=40, side=32):
@@ -36,12 +56,20 @@ def test_audio_is_hidden_states_joined_with_three_logits_at_50_frames_per_second
     encoder = AudioEncoder(audio_folder(tmp_path / "a").as_posix())
     sequence = encoder.encode(sound(2.0))
     count = int(encoder.model._get_feat_extract_output_lengths(32_000))
-    assert sequence.values.shape == (count, 19) and encoder.dim == 19 and sequence.values.dtype == np.float32
+    assert (
+        sequence.values.shape == (count, 19)
+        and encoder.dim == 19
+        and sequence.values.dtype == np.float32
+    )
     np.testing.assert_allclose(np.diff(sequence.times), 0.02, atol=1e-6)
-    assert sequence.times[0] == pytest.approx(920 / 2 / 16_000)  # one frame sees 200 + 3 * 80 + 3 * 160 samples
+    assert sequence.times[0] == pytest.approx(
+        920 / 2 / 16_000
+    )  # one frame sees 200 + 3 * 80 + 3 * 160 samples
     hidden = torch.from_numpy(sequence.values[:, :16])
     with torch.inference_mode():
-        np.testing.assert_allclose(encoder.model.classifier(hidden), sequence.values[:, 16:], atol=1e-5)
+        np.testing.assert_allclose(
+            encoder.model.classifier(hidden), sequence.values[:, 16:], atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("seconds", [0.3, 2.0, 5.3])
@@ -61,7 +89,9 @@ def test_the_real_length_gives_the_valid_frames_of_padding_to_12_s_with_a_mask(t
 def test_sound_is_cut_at_12_s_and_refused_below_one_frame(tmp_path):
     encoder = AudioEncoder(audio_folder(tmp_path / "a").as_posix())
     long = sound(13)
-    np.testing.assert_array_equal(encoder.encode(long).values, encoder.encode(long[:192_000]).values)
+    np.testing.assert_array_equal(
+        encoder.encode(long).values, encoder.encode(long[:192_000]).values
+    )
     assert len(AudioEncoder(str(tmp_path / "a"), seconds=1.0).encode(long)) < 50
     assert len(encoder.encode(long[:920])) == 1
     with pytest.raises(Unreadable, match="shorter than one frame"):
@@ -72,8 +102,13 @@ def test_normalisation_follows_the_preprocessor_settings(tmp_path):
     loud_matters = AudioEncoder(audio_folder(tmp_path / "a", do_normalize=False).as_posix())
     loud_is_lost = AudioEncoder(audio_folder(tmp_path / "b", do_normalize=True).as_posix())
     samples = sound(1.0)
-    np.testing.assert_allclose(loud_is_lost.encode(samples).values, loud_is_lost.encode(samples * 5).values, atol=1e-3)
-    assert np.abs(loud_matters.encode(samples).values - loud_matters.encode(samples * 5).values).max() > 1e-2
+    np.testing.assert_allclose(
+        loud_is_lost.encode(samples).values, loud_is_lost.encode(samples * 5).values, atol=1e-3
+    )
+    assert (
+        np.abs(loud_matters.encode(samples).values - loud_matters.encode(samples * 5).values).max()
+        > 1e-2
+    )
 
 
 @pytest.mark.slow
@@ -103,9 +138,13 @@ def test_frames_are_prepared_as_the_models_own_processor_does(tmp_path):
 
     encoder = VisionEncoder(str(vision_folder(tmp_path / "v")))
     images = pictures(3, side=48).images
-    theirs = ViTImageProcessorPil.from_pretrained(tmp_path / "v")(list(images), return_tensors="pt")["pixel_values"]
+    theirs = ViTImageProcessorPil.from_pretrained(tmp_path / "v")(
+        list(images), return_tensors="pt"
+    )["pixel_values"]
     ours = encoder._prepare(torch.from_numpy(images))
-    assert (ours - theirs).abs().max() <= 2.1 / 255  # PIL rounds after each axis: at most one grey level
+    assert (
+        ours - theirs
+    ).abs().max() <= 2.1 / 255  # PIL rounds after each axis: at most one grey level
 
 
 def test_text_is_tokens_and_their_summary(tmp_path):
@@ -169,7 +208,10 @@ def test_an_identity_names_weights_and_settings_and_needs_no_loading(tmp_path):
     assert str(tmp_path) not in json.dumps(named)
     config = tmp_path / "text" / "config.json"
     config.write_text(config.read_text() + " ")
-    assert identity(settings)["text"] != named["text"] and identity(settings)["audio"] == named["audio"]
+    assert (
+        identity(settings)["text"] != named["text"]
+        and identity(settings)["audio"] == named["audio"]
+    )
 
 
 @pytest.mark.parametrize("role", ["audio", "vision", "speech", "text"])
@@ -180,8 +222,17 @@ def test_an_encoder_that_cannot_be_had_is_named(tmp_path, monkeypatch, role, sou
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(EncoderError, match=f"{role} encoder '{source}'"):
-        identity(profiles.Encoders(**{"audio": str(audio_folder(tmp_path / "a")), "vision": str(tmp_path / "a"),
-                                      "text": str(tmp_path / "a"), "speech": str(tmp_path / "a")} | {role: source}))
+        identity(
+            profiles.Encoders(
+                **{
+                    "audio": str(audio_folder(tmp_path / "a")),
+                    "vision": str(tmp_path / "a"),
+                    "text": str(tmp_path / "a"),
+                    "speech": str(tmp_path / "a"),
+                }
+                | {role: source}
+            )
+        )
 
 
 def test_weights_with_gaps_are_refused(tmp_path):
@@ -191,13 +242,17 @@ def test_weights_with_gaps_are_refused(tmp_path):
     tensors = load_file(file)
     del tensors["classifier.out_proj.weight"]
     save_file(tensors, file, {"format": "pt"})
-    with pytest.raises(EncoderError, match=r"missing or of another shape: classifier\.out_proj\.weight"):
+    with pytest.raises(
+        EncoderError, match=r"missing or of another shape: classifier\.out_proj\.weight"
+    ):
         AudioEncoder(str(tmp_path / "a"))
 
 
 # --- real weights ---
 
-shared = pytest.mark.skipif(not (SHARED / "weights").is_dir(), reason="the real weights of ../shared are not here")
+shared = pytest.mark.skipif(
+    not (SHARED / "weights").is_dir(), reason="the real weights of ../shared are not here"
+)
 
 
 def words(text):
@@ -217,7 +272,9 @@ def word_errors(said, heard):
 @shared
 @pytest.mark.slow
 def test_real_whisper_reaches_15_percent_word_error_rate_on_real_recordings():
-    table = re.findall(r"\| (librivox-\d+\.wav) \| (.+) \|", (SHARED / "media" / "README.md").read_text())
+    table = re.findall(
+        r"\| (librivox-\d+\.wav) \| (.+) \|", (SHARED / "media" / "README.md").read_text()
+    )
     assert len(table) == 3
     speech = SpeechToText(str(SHARED / "weights" / "whisper-tiny.en.pt"))
     errors = total = 0
@@ -233,11 +290,19 @@ def test_real_whisper_reaches_15_percent_word_error_rate_on_real_recordings():
 @pytest.mark.slow
 def test_minilm_works_as_text_encoder():
     encoder = TextEncoder(str(SHARED / "weights" / "all-MiniLM-L6-v2"), pooling="mean")
-    texts = ("The boy is very happy about the present.", "A child rejoices at his gift.", "Inflation rose in March.")
-    happy, glad, other = (v / np.linalg.norm(v) for v in (encoder.encode(text)[1] for text in texts))
+    texts = (
+        "The boy is very happy about the present.",
+        "A child rejoices at his gift.",
+        "Inflation rose in March.",
+    )
+    happy, glad, other = (
+        v / np.linalg.norm(v) for v in (encoder.encode(text)[1] for text in texts)
+    )
     assert happy.shape == (384,)
     assert happy @ glad > 0.5 > 0.2 > happy @ other
-    assert len(encoder.encode(texts[0])[0]) < 20  # its tokenizer.json asks for padding to 128: not here
+    assert (
+        len(encoder.encode(texts[0])[0]) < 20
+    )  # its tokenizer.json asks for padding to 128: not here
 
 
 @shared
@@ -245,5 +310,7 @@ def test_a_whisper_file_is_named_by_its_contents():
     settings = profiles.Encoders(speech=str(SHARED / "weights" / "whisper-tiny.en.pt"))
     from taemi_lib.features.speech import locate_speech
 
-    assert re.fullmatch(r"whisper-tiny\.en\.pt@[0-9a-f]{8}", locate_speech(settings.speech).identity)
+    assert re.fullmatch(
+        r"whisper-tiny\.en\.pt@[0-9a-f]{8}", locate_speech(settings.speech).identity
+    )
     assert re.fullmatch(r"openai-whisper:large-v3@[0-9a-f]{8}", locate_speech("large-v3").identity)

@@ -1,5 +1,5 @@
-"""The three ways to install say the same: pyproject.toml has the ranges, constraints.txt the tested versions, and
-environment.yml installs through both."""
+"""The three ways to install say the same: pyproject.toml has the ranges, constraints.txt the tested
+versions, and environment.yml installs through both."""
 
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +19,9 @@ PINS = {
     for line in (ROOT / "constraints.txt").read_text().splitlines()
     if line and not line.startswith("#")
 }
-NEEDED = [Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]]
+NEEDED = [
+    Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +32,12 @@ def conda():
 def test_constraints_are_exact_versions_that_fit_everywhere():
     for name, pin in PINS.items():
         (only,) = pin.specifier
-        assert only.operator == "==" and "*" not in only.version, f"constraints.txt: {pin} is not an exact version"
-        assert Version(only.version).local is None, f"constraints.txt: {name} carries a local build tag"
+        assert only.operator == "==" and "*" not in only.version, (
+            f"constraints.txt: {pin} is not an exact version"
+        )
+        assert Version(only.version).local is None, (
+            f"constraints.txt: {name} carries a local build tag"
+        )
 
 
 @pytest.mark.parametrize("needed", NEEDED, ids=lambda needed: needed.name)
@@ -39,7 +45,9 @@ def test_every_dependency_has_a_range_and_a_tested_version_inside_it(needed):
     pin = PINS.get(canonicalize_name(needed.name))
     assert pin is not None, f"constraints.txt does not pin {needed.name}"
     assert needed.specifier, f"pyproject.toml: {needed.name} has no lower bound"
-    assert needed.specifier.contains(next(iter(pin.specifier)).version), f"{pin} is outside {needed}"
+    assert needed.specifier.contains(next(iter(pin.specifier)).version), (
+        f"{pin} is outside {needed}"
+    )
 
 
 @pytest.mark.parametrize("needed", NEEDED, ids=lambda needed: needed.name)
@@ -48,7 +56,9 @@ def test_what_is_installed_fits_the_ranges(needed):
         installed = version(needed.name)
     except PackageNotFoundError:
         pytest.fail(f"{needed.name} is not installed: pip install -c constraints.txt -e .[test]")
-    assert needed.specifier.contains(installed, prereleases=True), f"{needed} is needed, {installed} is installed"
+    assert needed.specifier.contains(installed, prereleases=True), (
+        f"{needed} is needed, {installed} is installed"
+    )
 
 
 def test_torch_resolves_to_the_one_version_that_has_a_cpu_build():
@@ -58,7 +68,9 @@ def test_torch_resolves_to_the_one_version_that_has_a_cpu_build():
 def test_conda_brings_a_python_that_the_project_accepts_and_pip_brings_the_rest(conda):
     assert conda["name"] == PROJECT["name"] and conda["channels"] == ["conda-forge"]
     specs = [spec for spec in conda["dependencies"] if isinstance(spec, str)]
-    assert [spec.partition("=")[0] for spec in specs] == ["python", "pip"], "other packages belong into pyproject.toml"
+    assert [spec.partition("=")[0] for spec in specs] == ["python", "pip"], (
+        "other packages belong into pyproject.toml"
+    )
     python = specs[0].partition("=")[2]
     assert SpecifierSet(PROJECT["requires-python"]).contains(f"{python}.0")
 
@@ -71,7 +83,13 @@ def test_the_pip_section_installs_this_project_under_its_constraints(conda):
 
 def test_the_makefile_the_readme_and_ci_install_and_test_the_same_way():
     install = "-c constraints.txt -e '.[test]'"
-    assert install in (ROOT / "Makefile").read_text() and install in (ROOT / "README.md").read_text()
-    ci = [line for line in (ROOT / ".ci/run").read_text().splitlines() if line and not line.startswith("#")]
+    assert (
+        install in (ROOT / "Makefile").read_text() and install in (ROOT / "README.md").read_text()
+    )
+    ci = [
+        line
+        for line in (ROOT / ".ci/run").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     assert len(ci) == 1 and ci[0].endswith("exec make test")
     assert "make test" in (ROOT / "README.md").read_text()

@@ -1,4 +1,5 @@
-"""The grid of systems x seeds x regimes: made once, resumed, scored from stored predictions, the same tables every time."""
+"""The grid of systems x seeds x regimes: made once, resumed, scored from stored predictions, the
+same tables every time."""
 
 import json
 import re
@@ -10,9 +11,11 @@ import pandas as pd
 import pytest
 import toy
 
-from taemi_lib import course, experiments, explain, metrics, models, profiles, steps
+from taemi_lib import course, experiments, models, profiles, steps
 from taemi_lib.data import synthmimic
-from taemi_lib.evaluation import predict_dataset
+from taemi_lib.evaluation import attention as attention_scores
+from taemi_lib.evaluation import metrics
+from taemi_lib.evaluation.scoring import predict_dataset
 from taemi_lib.experiments import Study
 from taemi_lib.experiments import study as study_module
 from taemi_lib.experiments import whole as whole_module
@@ -22,12 +25,37 @@ from taemi_lib.profiles import EMOTIONS, MODALITIES, ChoiceError, Data
 SMOKE = profiles.profile("smoke")
 # few clips, of a seed with which every emotion varies in every split of both regimes
 TINY = replace(
-    SMOKE, name="tiny", data=Data(clips=28, seed=8), training=replace(SMOKE.training, batch_size=8, epochs=2),
+    SMOKE,
+    name="tiny",
+    data=Data(clips=28, seed=8),
+    training=replace(SMOKE.training, batch_size=8, epochs=2),
     model=replace(SMOKE.model, width=16),
-)  # fmt: skip
-RUNS = ["regime", "system", "seed", "split", "mean_rho", *EMOTIONS, "parameters", "seconds", "cpu_seconds", "peak_memory_mb",
-        "learning_rate", "versions"]  # fmt: skip
-COMPARISONS = ["regime", "table", "system", "reference", "delta", "low", "high", "p_holm", "verdict"]
+)
+RUNS = [
+    "regime",
+    "system",
+    "seed",
+    "split",
+    "mean_rho",
+    *EMOTIONS,
+    "parameters",
+    "seconds",
+    "cpu_seconds",
+    "peak_memory_mb",
+    "learning_rate",
+    "versions",
+]
+COMPARISONS = [
+    "regime",
+    "table",
+    "system",
+    "reference",
+    "delta",
+    "low",
+    "high",
+    "p_holm",
+    "verdict",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,8 +68,15 @@ def small_search():
         yield
 
 
-def study(folder, systems=("taemi", "constant_query", "text_only"), regimes=("cue", "face_cue"), **options):
-    places = {"data_root": folder / "data", "runs_root": folder / "runs", "device": "cpu", "progress": False}
+def study(
+    folder, systems=("taemi", "constant_query", "text_only"), regimes=("cue", "face_cue"), **options
+):
+    places = {
+        "data_root": folder / "data",
+        "runs_root": folder / "runs",
+        "device": "cpu",
+        "progress": False,
+    }
     return Study(TINY, {regime: systems for regime in regimes}, seeds=(0, 1), **places, **options)
 
 
@@ -53,7 +88,11 @@ def whole(tmp_path_factory):
 
 
 def stamps(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {
+        path: path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 @pytest.mark.slow
@@ -62,10 +101,14 @@ def test_a_finished_grid_is_only_read(whole):
     again = study(whole)
     assert again.run()
     again.write(whole / "first")
-    assert {path: stamp for path, stamp in stamps(whole).items() if "first" not in path.parts} == before
+    assert {
+        path: stamp for path, stamp in stamps(whole).items() if "first" not in path.parts
+    } == before
     study(whole).write(whole / "second")
     for name in ("runs", "comparisons", "ccc", "attention", "search", "missing_masks"):
-        assert (whole / "first" / f"{name}.csv").read_bytes() == (whole / "second" / f"{name}.csv").read_bytes()
+        assert (whole / "first" / f"{name}.csv").read_bytes() == (
+            whole / "second" / f"{name}.csv"
+        ).read_bytes()
 
 
 @pytest.mark.slow
@@ -81,7 +124,9 @@ def test_the_tables_have_the_promised_columns_and_every_number_comes_from_a_run(
     for row in runs.itertuples():
         job = found.jobs()[row.regime, row.system, row.seed]
         if row.split == "selection_official_style":
-            expected = json.loads((job.folder(whole / "runs") / "metrics.json").read_text())["selection"]["mean_rho"]
+            expected = json.loads((job.folder(whole / "runs") / "metrics.json").read_text())[
+                "selection"
+            ]["mean_rho"]
         else:
             table = pd.read_parquet(job.folder(whole / "runs") / f"{row.split}.parquet")
             values = table[["prediction", "target"]].to_numpy().reshape(-1, 6, 2)
@@ -102,9 +147,13 @@ def test_stored_predictions_are_those_of_the_best_checkpoint(whole):
     (_, stored), target = found.predictions("face_cue", "taemi")
     np.testing.assert_allclose(stored, predict_dataset(model, parts["test"]).prediction, atol=1e-6)
     np.testing.assert_array_equal(target, parts["test"].targets)
-    masks = pd.read_csv(whole / "runs" / "tiny" / "missing_masks.csv", dtype={"clip_id": str}).set_index("clip_id")
+    masks = pd.read_csv(
+        whole / "runs" / "tiny" / "missing_masks.csv", dtype={"clip_id": str}
+    ).set_index("clip_id")
     (_, hidden), _ = found.predictions("face_cue", "taemi", experiments.MASKED_TEST)
-    np.testing.assert_allclose(hidden, predict_dataset(model, masked(parts["test"], masks)).prediction, atol=1e-6)
+    np.testing.assert_allclose(
+        hidden, predict_dataset(model, masked(parts["test"], masks)).prediction, atol=1e-6
+    )
     assert np.abs(hidden - stored).max() > 1e-4
 
 
@@ -115,10 +164,17 @@ def test_the_rate_is_chosen_on_the_selection_split_in_the_first_regime_and_used_
         tried = found.search[found.search["system"] == system].set_index("learning_rate")
         for rate, folder in ((0.002, system), (0.006, f"{system}-lr0.006")):
             path = whole / "runs" / "tiny" / "systems" / "cue" / folder / "seed0" / "metrics.json"
-            assert tried["selection_rho"][rate] == json.loads(path.read_text())["selection"]["mean_rho"]
+            assert (
+                tried["selection_rho"][rate]
+                == json.loads(path.read_text())["selection"]["mean_rho"]
+            )
         (best,) = tried.index[tried["chosen"]]
         assert tried["selection_rho"][best] == tried["selection_rho"].max()
-        used = {found._run(job).config["training"]["learning_rate"] for key, job in found.jobs().items() if key[1] == system}
+        used = {
+            found._run(job).config["training"]["learning_rate"]
+            for key, job in found.jobs().items()
+            if key[1] == system
+        }
         assert used == {best}
 
 
@@ -137,7 +193,9 @@ def test_what_was_lost_is_made_again_with_the_same_numbers_and_nothing_else(whol
     changed = {path for path in after if after[path] != before.get(path)}
     assert all(path.is_relative_to(gone) or path == unscored / "test.parquet" for path in changed)
     costs = ["seconds", "cpu_seconds", "peak_memory_mb"]
-    pd.testing.assert_frame_equal(again.scores.drop(columns=costs), study(whole).scores.drop(columns=costs))
+    pd.testing.assert_frame_equal(
+        again.scores.drop(columns=costs), study(whole).scores.drop(columns=costs)
+    )
 
 
 @pytest.mark.slow
@@ -147,7 +205,11 @@ def test_a_part_of_the_grid_leaves_the_rest_to_others(whole, tmp_path):
     shutil.rmtree(tmp_path / "runs" / "tiny" / "systems" / "face_cue")
     first = study(tmp_path, systems=("text_only",), part=(1, 2))
     assert first.run() is False
-    made = [key for key, job in first.jobs().items() if (job.folder(tmp_path / "runs") / "metrics.json").exists()]
+    made = [
+        key
+        for key, job in first.jobs().items()
+        if (job.folder(tmp_path / "runs") / "metrics.json").exists()
+    ]
     assert made == [("cue", "text_only", 0), ("cue", "text_only", 1), ("face_cue", "text_only", 0)]
     with pytest.raises(FileNotFoundError, match="text_only.* with seed 1 is not there yet"):
         first.scores  # noqa: B018
@@ -156,7 +218,9 @@ def test_a_part_of_the_grid_leaves_the_rest_to_others(whole, tmp_path):
 
 def other(found, **changes):
     """The same study with other settings: {"training": {"epochs": 3}} and the like."""
-    changed = {part: replace(getattr(found.profile, part), **values) for part, values in changes.items()}
+    changed = {
+        part: replace(getattr(found.profile, part), **values) for part, values in changes.items()
+    }
     return replace(found, profile=replace(found.profile, **changed))
 
 
@@ -166,7 +230,10 @@ def other(found, **changes):
     [
         ({"model": {"width": 32}}, "sizes.width is 16 there, 32 now"),
         ({"training": {"epochs": 3}}, "training.epochs is 2 there, 3 now"),
-        ({"training": {"learning_rate": 0.006}}, "training.learning_rate is 0.002 there, 0.006 now"),
+        (
+            {"training": {"learning_rate": 0.006}},
+            "training.learning_rate is 0.002 there, 0.006 now",
+        ),
         ({"data": {"label_noise": 0.5}}, "label_noise is 0.08, asked for 0.5"),
         ({"encoders": {"text_pooling": "mean"}}, "text"),
     ],
@@ -186,7 +253,9 @@ def test_runs_on_other_labels_are_refused(whole, tmp_path):
     path = tmp_path / "data" / "tiny" / "truth.parquet"
     truth = pd.read_parquet(path)
     columns = [column for column in truth if column.startswith("label/face_cue/")]
-    truth.assign(**{column: truth[column].iloc[::-1].to_numpy() for column in columns}).to_parquet(path)
+    truth.assign(**{column: truth[column].iloc[::-1].to_numpy() for column in columns}).to_parquet(
+        path
+    )
     with pytest.raises(ValueError, match="data.train.labels is"):
         study(tmp_path).run()
 
@@ -198,7 +267,9 @@ def test_masks_that_are_not_those_of_the_clips_are_refused(whole, tmp_path):
     path = tmp_path / "runs" / "tiny" / "missing_masks.csv"
     masks = pd.read_csv(path, dtype={"clip_id": str})
     masks.assign(text=0).to_csv(path, index=False)
-    with pytest.raises(ValueError, match="missing_masks.csv does not hold the masks of these clips"):
+    with pytest.raises(
+        ValueError, match="missing_masks.csv does not hold the masks of these clips"
+    ):
         study(tmp_path).run()
 
 
@@ -208,7 +279,9 @@ def test_predictions_about_other_clips_than_the_other_runs_are_refused(whole, tm
     found = study(tmp_path / "copy")
     path = found.jobs()["cue", "text_only", 1].folder(tmp_path / "copy" / "runs") / "test.parquet"
     table = pd.read_parquet(path)
-    pd.concat([table.iloc[6:], table.iloc[:6]], ignore_index=True).to_parquet(path, index=False)  # the first clip comes last
+    pd.concat([table.iloc[6:], table.iloc[:6]], ignore_index=True).to_parquet(
+        path, index=False
+    )  # the first clip comes last
     for read in (lambda: found.scores, lambda: found.comparisons):
         with pytest.raises(ValueError, match="text_only.*seed1/test.parquet is about other clips"):
             read()
@@ -219,7 +292,10 @@ def test_tables_are_never_written_over_those_of_a_larger_study_or_of_other_clips
     folder = study(whole).write(tmp_path / "tables")
     before = stamps(folder)
     small = study(whole, systems=("taemi", "text_only"))
-    with pytest.raises(ValueError, match="holds .* scores that this study does not have, such as cue constant_query 0"):
+    with pytest.raises(
+        ValueError,
+        match="holds .* scores that this study does not have, such as cue constant_query 0",
+    ):
         small.check_tables(folder)
     with pytest.raises(ValueError, match="give another folder"):
         small.write(folder)
@@ -227,18 +303,41 @@ def test_tables_are_never_written_over_those_of_a_larger_study_or_of_other_clips
     masks.write_text(masks.read_text().replace("clip_id", "clip"))
     with pytest.raises(ValueError, match="results of other clips"):
         study(whole).write(folder)
-    assert {path: stamp for path, stamp in stamps(folder).items() if path != masks} == {p: s for p, s in before.items() if p != masks}
+    assert {path: stamp for path, stamp in stamps(folder).items() if path != masks} == {
+        p: s for p, s in before.items() if p != masks
+    }
 
 
 @pytest.mark.slow
 def test_the_command_line_prints_a_verdict_for_each_system(whole, monkeypatch, capsys):
     monkeypatch.setitem(profiles.PROFILES, "tiny", TINY)
-    places = ["--data-root", str(whole / "data"), "--runs-root", str(whole / "runs"), "--device", "cpu"]
+    places = [
+        "--data-root",
+        str(whole / "data"),
+        "--runs-root",
+        str(whole / "runs"),
+        "--device",
+        "cpu",
+    ]
     before = stamps(whole / "runs")
-    arguments = ["compare", "constant_query", "text_only", "--profile", "tiny", "--seeds", "2", "--regime", "cue,face_cue"]
+    arguments = [
+        "compare",
+        "constant_query",
+        "text_only",
+        "--profile",
+        "tiny",
+        "--seeds",
+        "2",
+        "--regime",
+        "cue,face_cue",
+    ]
     assert course.main([*arguments, *places, "--results", str(whole / "printed")]) == 0
     printed = capsys.readouterr().out
-    assert "regime cue:" in printed and "regime face_cue:" in printed and "primary hypothesis" in printed
+    assert (
+        "regime cue:" in printed
+        and "regime face_cue:" in printed
+        and "primary hypothesis" in printed
+    )
     verdicts = ("better", "worse", "no detectable difference")
     for system in ("constant_query", "text_only"):
         rows = [line for line in printed.splitlines() if line.strip().startswith(system)]
@@ -251,7 +350,10 @@ def test_the_command_line_prints_a_verdict_for_each_system(whole, monkeypatch, c
     "arguments, parts",
     [
         (["compare", "tame"], ["'tame'", "constant_query"]),
-        (["compare", "concat", "--regime", "cue,sideways"], ["'sideways'", "cue, fixed, both, text, face_cue"]),
+        (
+            ["compare", "concat", "--regime", "cue,sideways"],
+            ["'sideways'", "cue, fixed, both, text, face_cue"],
+        ),
         (["compare", "concat", "--profile", "dmo"], ["'dmo'", "demo, smoke, paper"]),
         (["compare", "taemi"], ["nothing to compare taemi with"]),
     ],
@@ -259,10 +361,17 @@ def test_the_command_line_prints_a_verdict_for_each_system(whole, monkeypatch, c
 def test_wrong_names_are_one_line_with_the_valid_ones(arguments, parts, capsys):
     assert course.main(arguments) == 2
     message = capsys.readouterr().err
-    assert message.startswith("taemi: ") and message.count("\n") == 1 and all(part in message for part in parts)
+    assert (
+        message.startswith("taemi: ")
+        and message.count("\n") == 1
+        and all(part in message for part in parts)
+    )
 
 
-@pytest.mark.parametrize("option, value", [("--seeds", "0"), ("--seeds", "1"), ("--processes", "many"), ("--part", "3/2")])
+@pytest.mark.parametrize(
+    "option, value",
+    [("--seeds", "0"), ("--seeds", "1"), ("--processes", "many"), ("--part", "3/2")],
+)
 def test_wrong_numbers_are_one_line_too(option, value, capsys):
     with pytest.raises(SystemExit) as caught:
         course.main(["grid", option, value])
@@ -276,7 +385,12 @@ def test_each_table_in_each_regime_is_one_family_and_the_primary_hypothesis_its_
     assert [table for regime, table in families if regime == "cue"] == [*tables, "primary"]
     assert families["cue", "primary"] == [("taemi", "constant_query", "test")]
     for regime in ("fixed", "both", "text", "face_cue"):
-        assert [table for r, table in families if r == regime] == ["table3", "table4", "controls", "table3_masked"]
+        assert [table for r, table in families if r == regime] == [
+            "table3",
+            "table4",
+            "controls",
+            "table3_masked",
+        ]
     assert ("concat", "taemi", "test_masked") in families["cue", "table3_masked"]
     for key, family in families.items():
         assert all(system != reference for system, reference, _ in family), key
@@ -290,12 +404,17 @@ def test_each_table_in_each_regime_is_one_family_and_the_primary_hypothesis_its_
 def test_attention_is_held_against_planted_truth_where_there_is_a_decoy(whole):
     found = study(whole, systems=("taemi", "text_only"))
     table = found.attention
-    assert set(table["system"]) == {"taemi"} and set(table["regime"]) == {"cue", "face_cue"}  # text_only looks at nothing
+    assert set(table["system"]) == {"taemi"} and set(table["regime"]) == {
+        "cue",
+        "face_cue",
+    }  # text_only looks at nothing
     job = found.jobs()["face_cue", "taemi", 0]
     parts = steps.datasets(job.profile, whole / "data", whole / "runs", "cpu", progress=False)
-    predictions = predict_dataset(models.load(job.folder(whole / "runs") / "best"), parts["test"], attention=True)
+    predictions = predict_dataset(
+        models.load(job.folder(whole / "runs") / "best"), parts["test"], attention=True
+    )
     truth = synthmimic.truth(steps.data_folder(job.profile, whole / "data"))
-    expected = explain.attention_ratios(predictions, truth, "face_cue")
+    expected = attention_scores.attention_ratios(predictions, truth, "face_cue")
     row = table[(table["regime"] == "face_cue") & (table["seed"] == 0)].iloc[0]
     assert row[["audio", "vision"]].to_dict() == pytest.approx(expected, rel=1e-4)
 
@@ -309,22 +428,32 @@ def test_beside_the_grid_stand_fewer_clips_and_a_planted_null(whole, tmp_path):
     folder = experiments.write_beside(grid, grid.write(tmp_path / "tables"))
     sizes = pd.read_csv(folder / "training_size.csv")
     assert sizes.groupby(["train_clips", "system"]).size().to_dict() == {
-        (count, system): 2 for count in (8, 11, grid.train_clips) for system in ("taemi", "text_only")
+        (count, system): 2
+        for count in (8, 11, grid.train_clips)
+        for system in ("taemi", "text_only")
     }
     assert grid.train_clips == 13  # all of this collection
     for count, few in whole_module.fewer_clips(grid).items():
         job = few.jobs()["cue", "taemi", 0]
         config = json.loads((job.folder(tmp_path / "runs") / "config.json").read_text())
         assert config["data"]["train"]["count"] == count
-        assert config["training"]["learning_rate"] == grid.jobs()["cue", "taemi", 0].profile.training.learning_rate
+        assert (
+            config["training"]["learning_rate"]
+            == grid.jobs()["cue", "taemi", 0].profile.training.learning_rate
+        )
     null = pd.read_csv(folder / "planted_null.csv")
-    assert list(null) == COMPARISONS and (null["system"] == null["reference"]).all() and len(null) == 2
+    assert (
+        list(null) == COMPARISONS and (null["system"] == null["reference"]).all() and len(null) == 2
+    )
     assert {job.seed for job in whole_module.other_seeds(grid).jobs().values()} == {2, 3}
     rates = pd.read_csv(folder / "reference_rate.csv")
     others = {system for system, factor in grid.chosen.items() if factor != grid.chosen["taemi"]}
     assert others and set(rates["system"]) == others
     assert list(rates) == COMPARISONS and set(rates["regime"]) == {"face_cue"}
-    used = {job.profile.training.learning_rate for job in whole_module.reference_rate(grid).jobs().values()}
+    used = {
+        job.profile.training.learning_rate
+        for job in whole_module.reference_rate(grid).jobs().values()
+    }
     assert used == {grid.jobs()["cue", "taemi", 0].profile.training.learning_rate}
     before = stamps(tmp_path / "runs")
     assert experiments.run_beside(study(tmp_path))
@@ -343,10 +472,14 @@ def test_masks_take_each_modality_from_thirty_percent_but_never_the_last():
     clips = toy.dataset(400)  # every fifth lacks a modality by itself
     masks = draw_masks(clips)
     assert masks.equals(draw_masks(clips)) and list(masks) == list(MODALITIES)
-    there = np.array([[name not in clips[i][0].absent for name in MODALITIES] for i in range(len(clips))])
+    there = np.array(
+        [[name not in clips[i][0].absent for name in MODALITIES] for i in range(len(clips))]
+    )
     assert (there & ~masks.to_numpy()).any(axis=1).all()
     assert masks.sum().tolist() == [120, 120, 120]
-    assert 50 < (masks.sum(axis=1) == 2).sum() < 100 and not masks.all(axis=1).any()  # of 400 x 3 x .3 x .3 x .7
+    assert (
+        50 < (masks.sum(axis=1) == 2).sum() < 100 and not masks.all(axis=1).any()
+    )  # of 400 x 3 x .3 x .3 x .7
 
 
 def test_masked_clips_have_nothing_of_the_hidden_modality():
@@ -360,5 +493,10 @@ def test_masked_clips_have_nothing_of_the_hidden_modality():
         expected = before.present[name].numpy() & ~masks[name].to_numpy()
         assert (batch.present[name].numpy() == expected).all()
     features = hidden[int(np.argmax(masks["text"].to_numpy()))][0]
-    assert features.tokens is None and features.pooled is None and features.transcript is None and "text" in features.absent
+    assert (
+        features.tokens is None
+        and features.pooled is None
+        and features.transcript is None
+        and "text" in features.absent
+    )
     assert hidden.lengths.sum() < clips.lengths.sum()

@@ -5,8 +5,13 @@ import torch
 from toy import SIZES, dataset
 
 from taemi_lib import models
-from taemi_lib.evaluation import predict_dataset
-from taemi_lib.explain import attention_over_decoy, attention_ratios, event_windows, mass
+from taemi_lib.evaluation.attention import (
+    attention_over_decoy,
+    attention_ratios,
+    event_windows,
+    mass,
+)
+from taemi_lib.evaluation.scoring import predict_dataset
 
 TIMES = np.array([0.0, 0.1, 0.2, 0.3])
 EARLY, LATE = np.array([0.0, 0.2]), np.array([0.2, 0.4])
@@ -17,10 +22,13 @@ def truth():
     return pd.DataFrame(
         {
             "clip_id": ["a", "b", "c"],
-            "event0_start": 0.0, "event0_end": 0.2, "event1_start": 0.2, "event1_end": 0.4,
+            "event0_start": 0.0,
+            "event0_end": 0.2,
+            "event1_start": 0.2,
+            "event1_end": 0.4,
             "counts/cue": [0, 1, -1],
         }
-    )  # fmt: skip
+    )
 
 
 def test_mass_is_the_share_inside_the_window_averaged_over_heads():
@@ -32,7 +40,9 @@ def test_mass_is_the_share_inside_the_window_averaged_over_heads():
 def test_the_ratio_is_of_mean_masses_by_hand():
     first, second = np.array([[0.3, 0.3, 0.2, 0.2]]), np.array([[0.5, 0.5, 0.0, 0.0]])
     windows = np.stack([EARLY, EARLY]), np.stack([LATE, LATE])
-    assert attention_over_decoy([first, second], [TIMES, TIMES], *windows) == pytest.approx((0.6 + 1.0) / (0.4 + 0.0))
+    assert attention_over_decoy([first, second], [TIMES, TIMES], *windows) == pytest.approx(
+        (0.6 + 1.0) / (0.4 + 0.0)
+    )
 
 
 def test_even_attention_scores_one_and_absent_clips_are_left_out():
@@ -41,7 +51,9 @@ def test_even_attention_scores_one_and_absent_clips_are_left_out():
     assert attention_over_decoy([even, None], [TIMES, None], *windows) == pytest.approx(1)
     with pytest.raises(ValueError, match="nothing to compare"):
         attention_over_decoy([None, None], [None, None], *windows)
-    assert attention_over_decoy([np.array([[0.5, 0.5, 0, 0]])], [TIMES], EARLY[None], LATE[None]) == float("inf")
+    assert attention_over_decoy(
+        [np.array([[0.5, 0.5, 0, 0]])], [TIMES], EARLY[None], LATE[None]
+    ) == float("inf")
 
 
 def test_event_windows_follow_what_counts(truth):
@@ -64,10 +76,22 @@ def test_ratios_come_from_a_models_own_attention():
             if sequence is None:
                 assert weights is None and predictions.times[name][index] is None
             else:
-                assert weights.shape == (2, len(sequence.values)) and np.allclose(weights.sum(1), 1, atol=1e-5)
+                assert weights.shape == (2, len(sequence.values)) and np.allclose(
+                    weights.sum(1), 1, atol=1e-5
+                )
                 assert np.allclose(predictions.times[name][index], sequence.times)
-    truth = pd.DataFrame({"clip_id": clips.clip_ids, "counts/cue": 0, "event0_start": 0.0, "event0_end": 0.1,
-                          "event1_start": 0.0, "event1_end": 0.1})  # fmt: skip
-    assert attention_ratios(predictions, truth, "cue") == pytest.approx({"audio": 1.0, "vision": 1.0})
+    truth = pd.DataFrame(
+        {
+            "clip_id": clips.clip_ids,
+            "counts/cue": 0,
+            "event0_start": 0.0,
+            "event0_end": 0.1,
+            "event1_start": 0.0,
+            "event1_end": 0.1,
+        }
+    )
+    assert attention_ratios(predictions, truth, "cue") == pytest.approx(
+        {"audio": 1.0, "vision": 1.0}
+    )
     with pytest.raises(ValueError, match="attention=True"):
         attention_ratios(predict_dataset(models.create("text_only", **SIZES), clips), truth, "cue")

@@ -1,4 +1,5 @@
-"""Extraction: every bad file ends in a reason, nothing stops the others, and being killed loses nothing."""
+"""Extraction: every bad file ends in a reason, nothing stops the others, and being killed loses
+nothing."""
 
 import os
 import signal
@@ -11,12 +12,12 @@ import pandas as pd
 import pytest
 from inputs import encoder_settings, tone, write_clip, write_wav
 
-from taemi_lib import files
 from taemi_lib.data import Clip, Manifest
 from taemi_lib.features import Store, StoreError, load_encoders
 from taemi_lib.features import extract as extraction
 from taemi_lib.features.extract import ExtractionError, extract, extract_clip
 from taemi_lib.profiles import ROOT
+from taemi_lib.support import files
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,11 @@ def manifest_of(folder, count=3, **columns):
     ids = [f"c{i}" for i in range(count)]
     for i, clip_id in enumerate(ids):
         write_clip(folder / f"{clip_id}.mp4", 1.0, sound=tone(1.0, hertz=200 + 50 * i))
-    return Manifest(pd.DataFrame({"clip_id": ids, "video": [f"{i}.mp4" for i in ids]} | columns), folder, "clips.csv")
+    return Manifest(
+        pd.DataFrame({"clip_id": ids, "video": [f"{i}.mp4" for i in ids]} | columns),
+        folder,
+        "clips.csv",
+    )
 
 
 def stored_bytes(root):
@@ -52,23 +57,47 @@ def stored_bytes(root):
 
 def test_a_clip_becomes_three_sequences(tmp_path, encoders):
     features = extract_clip(Clip("a", "test", write_clip(tmp_path / "a.mp4")), encoders)
-    assert features.audio.dim == 19 and features.vision.values.shape == (10, 16) and features.tokens.dim == 16
+    assert (
+        features.audio.dim == 19
+        and features.vision.values.shape == (10, 16)
+        and features.tokens.dim == 16
+    )
     assert features.transcript == "so glad" and not features.absent and not features.damaged
 
 
-@pytest.mark.parametrize(("make", "absent"), [
-    (lambda path: write_clip(path, sound=None),
-     {"audio": "no audio track", "text": "no transcript: no audio track"}),
-    (lambda path: write_clip(path, frame_times=None), {"vision": "no video track"}),
-    (lambda path: write_clip(path, sound=np.zeros((1, 16_000), np.float32)),
-     {"audio": "silent audio", "text": "no transcript: silent audio"}),
-    (lambda path: path.touch(),
-     {"audio": "empty file", "vision": "empty file", "text": "no transcript: empty file"}),
-    (lambda path: path.write_text("no media\n" * 99),
-     {"audio": "not a media file", "vision": "not a media file", "text": "no transcript: not a media file"}),
-    (lambda path: write_wav(path, tone(0.05)),
-     {"audio": "audio shorter than one frame (800 of 920 samples)", "vision": "no video track"}),
-])
+@pytest.mark.parametrize(
+    ("make", "absent"),
+    [
+        (
+            lambda path: write_clip(path, sound=None),
+            {"audio": "no audio track", "text": "no transcript: no audio track"},
+        ),
+        (lambda path: write_clip(path, frame_times=None), {"vision": "no video track"}),
+        (
+            lambda path: write_clip(path, sound=np.zeros((1, 16_000), np.float32)),
+            {"audio": "silent audio", "text": "no transcript: silent audio"},
+        ),
+        (
+            lambda path: path.touch(),
+            {"audio": "empty file", "vision": "empty file", "text": "no transcript: empty file"},
+        ),
+        (
+            lambda path: path.write_text("no media\n" * 99),
+            {
+                "audio": "not a media file",
+                "vision": "not a media file",
+                "text": "no transcript: not a media file",
+            },
+        ),
+        (
+            lambda path: write_wav(path, tone(0.05)),
+            {
+                "audio": "audio shorter than one frame (800 of 920 samples)",
+                "vision": "no video track",
+            },
+        ),
+    ],
+)
 def test_what_is_absent_has_its_reason_and_the_rest_goes_on(tmp_path, encoders, make, absent):
     path = tmp_path / "clip.mp4"
     make(path)
@@ -89,7 +118,9 @@ def test_words_that_are_empty_and_files_that_are_cut_off_say_so(tmp_path, encode
 
 def test_the_first_12_s_are_heard_but_all_words_are(tmp_path, encoders):
     late = np.concatenate([np.zeros((1, 13 * 16_000), np.float32), tone(1.0)], axis=1)
-    features = extract_clip(Clip("a", "test", None, write_wav(tmp_path / "late.wav", late)), encoders)
+    features = extract_clip(
+        Clip("a", "test", None, write_wav(tmp_path / "late.wav", late)), encoders
+    )
     assert features.absent == {"audio": "silent audio in the first 12 s", "vision": "no video file"}
     assert features.transcript == "so glad"
 
@@ -102,7 +133,9 @@ def test_given_transcripts_and_sound_files_are_used_when_asked_for(tmp_path, set
     sound = write_wav(tmp_path / "a.wav", tone(1.0))
     features = extract_clip(Clip("a", "test", video, sound, transcript="to see you"), given)
     assert features.transcript == "to see you" and len(features.tokens) == 5 and not features.absent
-    assert extract_clip(Clip("a", "test", video, sound, transcript=""), given).absent == {"text": "empty transcript"}
+    assert extract_clip(Clip("a", "test", video, sound, transcript=""), given).absent == {
+        "text": "empty transcript"
+    }
     assert extract_clip(Clip("a", "test", video, sound), given).transcript == "so glad"
 
 
@@ -111,8 +144,10 @@ def test_extraction_fills_the_store_once_and_reports(tmp_path, settings):
     write_clip(tmp_path / "c1.mp4", sound=None)
     report = extract(manifest, settings, tmp_path / "store", progress=False)
     assert (report.done, report.found) == (3, 0)
-    assert report.absent.values.tolist() == [["c1", "audio", "no audio track"],
-                                             ["c1", "text", "no transcript: no audio track"]]
+    assert report.absent.values.tolist() == [
+        ["c1", "audio", "no audio track"],
+        ["c1", "text", "no transcript: no audio track"],
+    ]
     assert "audio absent: no audio track (1 clips)" in str(report)
     before = stored_bytes(tmp_path / "store")
     (tmp_path / "store" / "clips" / "c2.safetensors").unlink()
@@ -126,11 +161,17 @@ def test_a_store_of_other_encoders_is_refused_before_anything_is_encoded(tmp_pat
 
     manifest = manifest_of(tmp_path, 1)
     extract(manifest, settings, tmp_path / "store", progress=False)
-    with pytest.raises(StoreError, match=r"mean, first 400 frames, asked for .*mean, uniform 400 frames"):
-        extract(manifest, replace(settings, frame_choice="uniform"), tmp_path / "store", progress=False)
+    with pytest.raises(
+        StoreError, match=r"mean, first 400 frames, asked for .*mean, uniform 400 frames"
+    ):
+        extract(
+            manifest, replace(settings, frame_choice="uniform"), tmp_path / "store", progress=False
+        )
 
 
-def test_an_error_in_one_clip_stops_no_other_and_is_raised_at_the_end(tmp_path, settings, monkeypatch):
+def test_an_error_in_one_clip_stops_no_other_and_is_raised_at_the_end(
+    tmp_path, settings, monkeypatch
+):
     def broken(path, *_):
         if "c1" in str(path):
             raise MemoryError("too large")
@@ -139,7 +180,9 @@ def test_an_error_in_one_clip_stops_no_other_and_is_raised_at_the_end(tmp_path, 
     read_frames = extraction.read_frames
     manifest = manifest_of(tmp_path)
     monkeypatch.setattr(extraction, "read_frames", broken)
-    with pytest.raises(ExtractionError, match="1 of 3 clips failed(.|\n)*c1: MemoryError: too large"):
+    with pytest.raises(
+        ExtractionError, match="1 of 3 clips failed(.|\n)*c1: MemoryError: too large"
+    ):
         extract(manifest, settings, tmp_path / "store", progress=False)
     assert Store(tmp_path / "store").clip_ids() == ["c0", "c2"]
     monkeypatch.setattr(extraction, "read_frames", read_frames)
@@ -148,6 +191,7 @@ def test_an_error_in_one_clip_stops_no_other_and_is_raised_at_the_end(tmp_path, 
 
 # In processes of their own Whisper is the real class, so these two give the transcripts.
 
+
 @pytest.mark.slow
 def test_the_number_of_processes_changes_no_bit(tmp_path, settings):
     from dataclasses import replace
@@ -155,7 +199,9 @@ def test_the_number_of_processes_changes_no_bit(tmp_path, settings):
     manifest = manifest_of(tmp_path, 5, transcript="so glad to see you")
     given = replace(settings, transcripts="manifest")
     for processes in (1, 2):
-        extract(manifest, given, tmp_path / f"store{processes}", processes=processes, progress=False)
+        extract(
+            manifest, given, tmp_path / f"store{processes}", processes=processes, progress=False
+        )
     one, two = (stored_bytes(tmp_path / f"store{processes}") for processes in (1, 2))
     assert len(one) == 5 and one == two
 
@@ -176,14 +222,18 @@ def test_kill_9_loses_nothing_and_leaves_no_process_behind(tmp_path, settings):
 
     few = manifest_of(tmp_path, 3).table
     many = pd.DataFrame({"clip_id": [f"c{i:03d}" for i in range(200)], "transcript": "so glad"})
-    manifest = Manifest(many.assign(video=[few["video"].iloc[i % 3] for i in range(200)]), tmp_path, "many")
+    manifest = Manifest(
+        many.assign(video=[few["video"].iloc[i % 3] for i in range(200)]), tmp_path, "many"
+    )
     given = replace(settings, transcripts="manifest")
     extract(manifest, given, tmp_path / "whole", processes=1, progress=False)
     root = tmp_path / "killed"
     (tmp_path / "command.py").write_text(COMMAND)
     (tmp_path / "job").write_bytes(pickle.dumps((manifest, given, root)))
-    process = subprocess.Popen([sys.executable, str(tmp_path / "command.py"), str(tmp_path / "job")],
-                               env=os.environ | {"PYTHONPATH": str(ROOT)})
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "command.py"), str(tmp_path / "job")],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     deadline = time.monotonic() + 120
     while not (root / "clips").is_dir() or len(Store(root)) < 5:
         assert process.poll() is None and time.monotonic() < deadline

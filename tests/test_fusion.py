@@ -7,9 +7,9 @@ from torch import nn
 from toy import SIZES, batch
 
 from taemi_lib import models
-from taemi_lib.models.fusion import EDGES, NODES, outer_product
-from taemi_lib.models.misa import WEIGHTS, central_moment_discrepancy, orthogonality
-from taemi_lib.models.mult import CrossModalLayer
+from taemi_lib.models.systems.fusion import EDGES, NODES, outer_product
+from taemi_lib.models.systems.misa import WEIGHTS, central_moment_discrepancy, orthogonality
+from taemi_lib.models.systems.mult import CrossModalLayer
 from taemi_lib.profiles import MODALITIES
 
 
@@ -49,7 +49,9 @@ def test_tfn_reads_every_uni_bi_and_trimodal_product():
     assert torch.equal(product[:, 0, 0, 0], torch.ones(4))
     assert torch.equal(product[:, 1:, 0, 0], a) and torch.equal(product[:, 0, 1:, 0], v)
     assert torch.allclose(product[:, 1:, 0, 1:], a[:, :, None] * t[:, None])
-    assert torch.allclose(product[:, 1:, 1:, 1:], a[:, :, None, None] * v[:, None, :, None] * t[:, None, None])
+    assert torch.allclose(
+        product[:, 1:, 1:, 1:], a[:, :, None, None] * v[:, None, :, None] * t[:, None, None]
+    )
 
 
 # --- dynamic fusion graph
@@ -60,7 +62,9 @@ def edges_at(model, open_edges):
     edges = [(part, node) for node, parts in EDGES.items() for part in parts]
     with torch.no_grad():
         model.judge[-1].weight.zero_()
-        model.judge[-1].bias.copy_(torch.tensor([1e4 if edge in open_edges else -1e4 for edge in edges]))
+        model.judge[-1].bias.copy_(
+            torch.tensor([1e4 if edge in open_edges else -1e4 for edge in edges])
+        )
     return model
 
 
@@ -68,7 +72,11 @@ def reads(model):
     """The modalities that the prediction depends on."""
     clips = batch()
     plain = model(clips).prediction
-    return {name for name in MODALITIES if not torch.equal(plain, model(changed(clips, name)).prediction)}
+    return {
+        name
+        for name in MODALITIES
+        if not torch.equal(plain, model(changed(clips, name)).prediction)
+    }
 
 
 def test_the_graph_has_seven_nodes_and_nineteen_edges():
@@ -84,7 +92,9 @@ def test_efficacies_open_and_close_the_ways_through_the_graph():
     assert reads(edges_at(model, [(text, "output")])) == {"text"}
     assert reads(edges_at(model, [(audio, pair), (text, pair)])) == set()  # made, but not read
     assert reads(edges_at(model, [(audio, pair), (pair, "output")])) == {"audio"}
-    assert reads(edges_at(model, [(audio, pair), (text, pair), (pair, MODALITIES), (MODALITIES, "output")])) == {"audio", "text"}
+    assert reads(
+        edges_at(model, [(audio, pair), (text, pair), (pair, MODALITIES), (MODALITIES, "output")])
+    ) == {"audio", "text"}
 
 
 def test_an_efficacy_scales_what_it_lets_through():
@@ -104,7 +114,8 @@ def test_an_efficacy_scales_what_it_lets_through():
 
 
 def test_a_cross_modal_layer_looks_into_the_other_sequence():
-    """With keys of 0 every step of the target reads the mean of the source's real steps; the rest is residual."""
+    """With keys of 0 every step of the target reads the mean of the source's real steps; the rest
+    is residual."""
     torch.manual_seed(0)
     layer = CrossModalLayer(4, 2, dropout=0.0).eval()
     target, source = torch.randn(2, 3, 4), torch.randn(2, 5, 4)
@@ -112,7 +123,12 @@ def test_a_cross_modal_layer_looks_into_the_other_sequence():
     with torch.no_grad():
         layer.key_value.weight.copy_(torch.cat([torch.zeros(4, 4), torch.eye(4)]))
         layer.output.weight.copy_(torch.eye(4))
-        for bias in (layer.key_value.bias, layer.output.bias, layer.mlp[-1].weight, layer.mlp[-1].bias):
+        for bias in (
+            layer.key_value.bias,
+            layer.output.bias,
+            layer.mlp[-1].weight,
+            layer.mlp[-1].bias,
+        ):
             bias.zero_()
     normed = nn.functional.layer_norm(source, (4,))
     means = torch.stack([normed[0].mean(0), normed[1, :2].mean(0)])
@@ -121,16 +137,25 @@ def test_a_cross_modal_layer_looks_into_the_other_sequence():
 
 def test_a_cross_modal_layer_is_the_textbook_attention():
     torch.manual_seed(0)
-    layer, textbook = CrossModalLayer(8, 2, dropout=0.0).eval(), nn.MultiheadAttention(8, 2, batch_first=True)
+    layer, textbook = (
+        CrossModalLayer(8, 2, dropout=0.0).eval(),
+        nn.MultiheadAttention(8, 2, batch_first=True),
+    )
     target, source = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
     mask = torch.arange(5) < torch.tensor([[5], [2]])
-    textbook.load_state_dict({
-        "in_proj_weight": torch.cat([layer.query.weight, layer.key_value.weight]),
-        "in_proj_bias": torch.cat([layer.query.bias, layer.key_value.bias]),
-        "out_proj.weight": layer.output.weight, "out_proj.bias": layer.output.bias,
-    })  # fmt: skip
+    textbook.load_state_dict(
+        {
+            "in_proj_weight": torch.cat([layer.query.weight, layer.key_value.weight]),
+            "in_proj_bias": torch.cat([layer.query.bias, layer.key_value.bias]),
+            "out_proj.weight": layer.output.weight,
+            "out_proj.bias": layer.output.bias,
+        }
+    )
     source_normed = layer.norm(source)
-    inner = target + textbook(layer.norm(target), source_normed, source_normed, key_padding_mask=~mask)[0]
+    inner = (
+        target
+        + textbook(layer.norm(target), source_normed, source_normed, key_padding_mask=~mask)[0]
+    )
     assert torch.allclose(layer(target, source, mask), inner + layer.mlp(inner), atol=1e-5)
 
 
@@ -148,18 +173,24 @@ def test_mult_looks_in_all_six_directions():
 
 
 def test_a_targets_part_reads_the_sources_and_its_own_last_step():
-    """Without its two sources a target is only itself: its part of the concatenation no longer moves with them."""
+    """Without its two sources a target is only itself: its part of the concatenation no longer
+    moves with them."""
     model, clips, width = create("mult"), batch(), 2 * SIZES["width"]
     with torch.no_grad():
         model.residual[-1].weight.zero_()
         model.residual[-1].bias.zero_()
-    audio_part = {name: head_input(model, changed(clips, name))[:, :width] for name in ("vision", "text")}
+    audio_part = {
+        name: head_input(model, changed(clips, name))[:, :width] for name in ("vision", "text")
+    }
     plain = head_input(model, clips)[:, :width]
     assert all(not torch.allclose(plain, part, atol=1e-5) for part in audio_part.values())
     with torch.no_grad():
         for source in ("vision", "text"):
             model.cross[f"{source}_to_audio"].output.weight.zero_()
-    alone = [head_input(model, given)[:, :width] for given in (clips, changed(clips, "vision"), changed(clips, "text"))]
+    alone = [
+        head_input(model, given)[:, :width]
+        for given in (clips, changed(clips, "vision"), changed(clips, "text"))
+    ]
     assert torch.equal(alone[0], alone[1]) and torch.equal(alone[0], alone[2])
 
 
@@ -170,15 +201,20 @@ def test_cmd_by_hand():
     spread, still = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.5], [0.5]])
     # equal means; central moments .25, 0, .0625, 0 against zeros
     assert torch.isclose(central_moment_discrepancy(spread, still), torch.tensor(0.3125), atol=1e-5)
-    assert central_moment_discrepancy(spread, spread.flip(0)) < 1e-5  # the same distribution, whoever it is
+    assert (
+        central_moment_discrepancy(spread, spread.flip(0)) < 1e-5
+    )  # the same distribution, whoever it is
     moved = torch.tensor([[0.3, 0.4], [0.3, 0.4]])
-    assert torch.isclose(central_moment_discrepancy(moved, torch.zeros(3, 2)), torch.tensor(0.5), atol=1e-5)  # 3-4-5
+    assert torch.isclose(
+        central_moment_discrepancy(moved, torch.zeros(3, 2)), torch.tensor(0.5), atol=1e-5
+    )  # 3-4-5
 
 
 def test_orthogonality_by_hand():
     x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     y = torch.tensor([[0.0, 5.0], [0.0, -5.0]])
-    # columns centred, rows at length 1: X^T X = [[2, 0], [0, 0]], X^T Y = [[0, 2], [0, 0]]: mean square 4 / 4
+    # columns centred, rows at length 1: X^T X = [[2, 0], [0, 0]], X^T Y = [[0, 2], [0, 0]]: mean
+    # square 4 / 4
     assert orthogonality(x, x) == orthogonality(x, y) == 1.0
     other = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
     unrelated = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
@@ -188,7 +224,11 @@ def test_orthogonality_by_hand():
 def representations(model, clips):
     vectors, _ = model.vectors(clips, clips.present)
     projected = {name: model.project[name](vectors[name]) for name in MODALITIES}
-    return projected, {n: model.shared(p) for n, p in projected.items()}, {n: model.private[n](p) for n, p in projected.items()}
+    return (
+        projected,
+        {n: model.shared(p) for n, p in projected.items()},
+        {n: model.private[n](p) for n, p in projected.items()},
+    )
 
 
 def test_misas_losses_are_those_of_its_shared_and_private_vectors():
@@ -197,9 +237,17 @@ def test_misas_losses_are_those_of_its_shared_and_private_vectors():
     u, c, p = representations(model, clips)
     pairs = [("audio", "vision"), ("audio", "text"), ("vision", "text")]
     similarity = sum(central_moment_discrepancy(c[x], c[y]) for x, y in pairs) / 3
-    difference = sum(orthogonality(c[m], p[m]) for m in MODALITIES) + sum(orthogonality(p[x], p[y]) for x, y in pairs)
-    reconstruction = sum(((model.reconstruct[m](c[m] + p[m]) - u[m]) ** 2).mean() for m in MODALITIES) / 3
-    for name, expected in (("similarity", similarity), ("difference", difference), ("reconstruction", reconstruction)):
+    difference = sum(orthogonality(c[m], p[m]) for m in MODALITIES) + sum(
+        orthogonality(p[x], p[y]) for x, y in pairs
+    )
+    reconstruction = (
+        sum(((model.reconstruct[m](c[m] + p[m]) - u[m]) ** 2).mean() for m in MODALITIES) / 3
+    )
+    for name, expected in (
+        ("similarity", similarity),
+        ("difference", difference),
+        ("reconstruction", reconstruction),
+    ):
         assert torch.allclose(losses[name], WEIGHTS[name] * expected) and losses[name] > 0
     output = model(clips)
     plain = ((output.prediction - clips.labels) ** 2).mean()
@@ -228,7 +276,9 @@ def test_misas_losses_are_not_taught_by_missing_tokens():
         model.vectors.streams["audio"].token.vector.add_(3.0)
     after = model(missing).losses
     assert all(torch.equal(before[name], after[name]) for name in before)
-    nothing = dataclasses.replace(clips, present={name: torch.zeros(12, dtype=torch.bool) for name in MODALITIES})
+    nothing = dataclasses.replace(
+        clips, present={name: torch.zeros(12, dtype=torch.bool) for name in MODALITIES}
+    )
     assert all(loss == 0 for loss in model(nothing).losses.values())
 
 
@@ -251,7 +301,9 @@ def test_every_modality_and_its_order_in_time_counts(name):
     for modality in MODALITIES:
         assert not torch.allclose(plain, model(changed(clips, modality)).prediction, atol=1e-5)
     for modality in ("audio", "vision"):
-        backwards = dataclasses.replace(clips, values=clips.values | {modality: clips.values[modality].flip(1)})
+        backwards = dataclasses.replace(
+            clips, values=clips.values | {modality: clips.values[modality].flip(1)}
+        )
         assert not torch.allclose(plain, model(backwards).prediction, atol=1e-6)
 
 
@@ -265,12 +317,17 @@ def test_efficacies_depend_on_every_modality_of_the_clip():
     for name in MODALITIES:
         after = model.efficacies(vectors | {name: vectors[name] + 1})
         assert all(not torch.allclose(before[edge], after[edge]) for edge in before)
-    assert isinstance(model.judge[1], nn.ReLU) and all(isinstance(part[1], nn.ReLU) for part in model.combine.values())
+    assert isinstance(model.judge[1], nn.ReLU) and all(
+        isinstance(part[1], nn.ReLU) for part in model.combine.values()
+    )
 
 
 def test_tfn_reduces_its_vectors_as_its_source_does_and_drops_products():
     model = create("tfn", dropout=0.25)
-    assert all(isinstance(part[1], nn.ReLU) for part in model.reduce.values()) and model.dropout.p == 0.25
+    assert (
+        all(isinstance(part[1], nn.ReLU) for part in model.reduce.values())
+        and model.dropout.p == 0.25
+    )
     torch.manual_seed(0)
     model.train()
     seen = []
@@ -286,11 +343,17 @@ def test_mult_is_its_equations():
     parts = []
     for target in MODALITIES:
         values, mask = sequences[target]
-        seen = [model.cross[f"{source}_to_{target}"](values, *sequences[source]) for source in MODALITIES if source != target]
+        seen = [
+            model.cross[f"{source}_to_{target}"](values, *sequences[source])
+            for source in MODALITIES
+            if source != target
+        ]
         both = torch.cat(seen, dim=-1)
         assert isinstance(model.attend[target], CrossModalLayer)
         attended = model.attend[target](both, both, mask)  # every step asks
-        parts.append(model.norm[target](attended[torch.arange(4), mask.sum(dim=1) - 1]))  # its last real one is read
+        parts.append(
+            model.norm[target](attended[torch.arange(4), mask.sum(dim=1) - 1])
+        )  # its last real one is read
     z = torch.cat(parts, dim=-1)
     assert torch.allclose(model(clips).prediction, model.head(z + model.residual(z)), atol=1e-5)
 
@@ -309,7 +372,9 @@ def test_misas_six_vectors_attend_to_each_other():
     with torch.no_grad():
         model.private["text"][0].bias.add_(1.0)
     model(clips)
-    assert all(not torch.allclose(seen[0][:, index], seen[1][:, index], atol=1e-5) for index in range(6))
+    assert all(
+        not torch.allclose(seen[0][:, index], seen[1][:, index], atol=1e-5) for index in range(6)
+    )
 
 
 def test_misas_losses_weigh_what_the_original_gives_them_for_targets_36_times_larger_when_squared():
@@ -318,7 +383,10 @@ def test_misas_losses_weigh_what_the_original_gives_them_for_targets_36_times_la
 
 
 def test_misas_losses_do_not_read_what_modality_dropout_left_out():
-    model, clips = create("misa", dropout=0.0, input_dropout=0.0, modality_dropout=0.5).train(), batch(12)
+    model, clips = (
+        create("misa", dropout=0.0, input_dropout=0.0, modality_dropout=0.5).train(),
+        batch(12),
+    )
 
     def losses():
         torch.manual_seed(0)
@@ -333,5 +401,9 @@ def test_misas_losses_do_not_read_what_modality_dropout_left_out():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_misas_losses_have_finite_gradients_in_half_precision(dtype):
     x, y = (torch.rand(4, 8).to(dtype).requires_grad_() for _ in range(2))
-    (central_moment_discrepancy(x, y) + central_moment_discrepancy(x, x.detach()) + orthogonality(x, y)).backward()
+    (
+        central_moment_discrepancy(x, y)
+        + central_moment_discrepancy(x, x.detach())
+        + orthogonality(x, y)
+    ).backward()
     assert x.grad.isfinite().all() and y.grad.isfinite().all()

@@ -1,4 +1,5 @@
-"""The clip table and its readers: what is accepted, and that everything wrong is reported at once."""
+"""The clip table and its readers: what is accepted, and that everything wrong is reported at
+once."""
 
 import numpy as np
 import pandas as pd
@@ -35,17 +36,23 @@ def problems(read, *arguments):
 
 
 def test_a_csv_becomes_clips(folder):
-    manifest = read_csv(table(
-        folder, f'007,v00.mp4,test,"so glad, truly",{LABELS}', "b,v01.mp4,predict,,,,,,,",
-        header="clip_id,video,split,transcript," + ",".join(EMOTIONS),
-    ))
+    manifest = read_csv(
+        table(
+            folder,
+            f'007,v00.mp4,test,"so glad, truly",{LABELS}',
+            "b,v01.mp4,predict,,,,,,,",
+            header="clip_id,video,split,transcript," + ",".join(EMOTIONS),
+        )
+    )
     first, second = manifest
     assert (first.clip_id, first.split, first.video) == ("007", "test", folder / "v00.mp4")
     assert first.transcript == "so glad, truly" and second.transcript == ""
     np.testing.assert_array_equal(first.labels, [0.33, 0.33, 0, 0, 0.33, 0])
     assert second.labels is None and second.audio is None
     assert manifest.select("test").clip_ids == ["007"]
-    assert manifest.targets(["007"]).shape == (1, 6) and manifest.targets(["007"]).dtype == np.float64
+    assert (
+        manifest.targets(["007"]).shape == (1, 6) and manifest.targets(["007"]).dtype == np.float64
+    )
     with pytest.raises(ValueError, match="no labels, for example b"):
         manifest.targets(["007", "b"])
     with pytest.raises(KeyError, match=r"clips\.csv has no clip 'x'"):
@@ -59,9 +66,14 @@ def test_without_splits_labelled_clips_train_and_a_seeded_share_selects(folder):
     manifest = read_csv(path, selection_share=0.2)
     assert len(manifest.select("train")) == 15 and len(manifest.select("selection")) == 4
     assert manifest.select("predict").clip_ids == ["last"]
-    assert read_csv(path, selection_share=0.2).select("selection").clip_ids == manifest.select("selection").clip_ids
-    assert read_csv(path, selection_share=0.2, seed=1).select("selection").clip_ids != \
-        manifest.select("selection").clip_ids
+    assert (
+        read_csv(path, selection_share=0.2).select("selection").clip_ids
+        == manifest.select("selection").clip_ids
+    )
+    assert (
+        read_csv(path, selection_share=0.2, seed=1).select("selection").clip_ids
+        != manifest.select("selection").clip_ids
+    )
 
 
 def test_hold_out_does_not_depend_on_the_order():
@@ -71,17 +83,20 @@ def test_hold_out_does_not_depend_on_the_order():
 
 
 def test_all_problems_are_listed_at_once_with_file_row_and_column(folder):
-    found = problems(read_csv, table(
-        folder,
-        f"a,v00.mp4,{LABELS}",
-        f"a,v01.mp4,{LABELS}",
-        f"c,nowhere.mp4,{LABELS}",
-        "d,v03.mp4,1.5,0,0,0,0,-.1",
-        "e,v04.mp4,many,0,nan,0,0,0",
-        f"../f,v05.mp4,{LABELS}",
-        f"g,../elsewhere.mp4,{LABELS}",
-        "h,v07.mp4,0,0,0,,0,0",
-    ))
+    found = problems(
+        read_csv,
+        table(
+            folder,
+            f"a,v00.mp4,{LABELS}",
+            f"a,v01.mp4,{LABELS}",
+            f"c,nowhere.mp4,{LABELS}",
+            "d,v03.mp4,1.5,0,0,0,0,-.1",
+            "e,v04.mp4,many,0,nan,0,0,0",
+            f"../f,v05.mp4,{LABELS}",
+            f"g,../elsewhere.mp4,{LABELS}",
+            "h,v07.mp4,0,0,0,,0,0",
+        ),
+    )
     expected = [
         "clips.csv, row 3, column clip_id: 'a' is a duplicate of clips.csv, row 2",
         "clips.csv, row 4, column video: 'nowhere.mp4' does not exist in the data folder",
@@ -98,12 +113,18 @@ def test_all_problems_are_listed_at_once_with_file_row_and_column(folder):
         assert line.startswith(start)
 
 
-@pytest.mark.parametrize(("row", "message"), [
-    (f"a,v00.mp4,valid,{LABELS}", "column split: 'valid' is no split; the splits are: train, selection"),
-    ("a,v00.mp4,test,,,,,,", "a clip of the test split needs labels"),
-    (f"a,,train,{LABELS}", "has neither a video nor an audio file"),
-    ("a,v00.mp4,train,0,0", "row 2, column 6: the row has 5 cells, the header 9"),
-])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            f"a,v00.mp4,valid,{LABELS}",
+            "column split: 'valid' is no split; the splits are: train, selection",
+        ),
+        ("a,v00.mp4,test,,,,,,", "a clip of the test split needs labels"),
+        (f"a,,train,{LABELS}", "has neither a video nor an audio file"),
+        ("a,v00.mp4,train,0,0", "row 2, column 6: the row has 5 cells, the header 9"),
+    ],
+)
 def test_other_broken_rows(folder, row, message):
     path = table(folder, row, header="clip_id,video,split," + ",".join(EMOTIONS))
     assert message in problems(read_csv, path)[0]
@@ -114,10 +135,15 @@ def test_missing_columns_are_all_named(folder):
     assert [line.split("column ")[1].split(":")[0] for line in found] == ["video", *EMOTIONS[:-1]]
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (None, "cannot be read"), (b"\xff\xfe\x00", "is not UTF-8"), (HEADER.encode(), "has no rows"),
-    (b"", "missing column"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        (b"\xff\xfe\x00", "is not UTF-8"),
+        (HEADER.encode(), "has no rows"),
+        (b"", "missing column"),
+    ],
+)
 def test_what_is_no_table_says_so(tmp_path, content, message):
     path = tmp_path / "clips.csv"
     if content is not None:
@@ -133,7 +159,10 @@ def test_labels_and_transcripts_can_be_replaced(folder):
     np.testing.assert_array_equal(relabelled.targets(["a", "b"])[:, 0], [1.0, 0.5])
     with pytest.raises(ManifestError, match="outside"):
         manifest.with_labels(other * 3, "broken")
-    assert [clip.transcript for clip in manifest.with_transcripts({"a": "so glad"})] == ["so glad", ""]
+    assert [clip.transcript for clip in manifest.with_transcripts({"a": "so glad"})] == [
+        "so glad",
+        "",
+    ]
     assert manifest["a"].transcript is None
 
 
@@ -170,12 +199,16 @@ def test_the_official_layout_reports_its_own_files_and_columns(official):
     )
     found = problems(vidmimic2.read, official)
     assert found[0].startswith("train_split.csv, row 2, column Admiration: 7 is outside")
-    assert found[1].startswith("valid_split.csv, row 3, column Filename: 'raw/00021.mp4' does not exist")
+    assert found[1].startswith(
+        "valid_split.csv, row 3, column Filename: 'raw/00021.mp4' does not exist"
+    )
     (official / "valid_split.csv").unlink()
     assert "valid_split.csv: cannot be read" in problems(vidmimic2.read, official)[0]
     assert "no such folder" in problems(vidmimic2.read, official / "raw")[0]
 
 
 def test_an_unknown_source_lists_the_sources(tmp_path):
-    with pytest.raises(ChoiceError, match="'imagenet'; the sources are: synthmimic, vidmimic2, csv"):
+    with pytest.raises(
+        ChoiceError, match="'imagenet'; the sources are: synthmimic, vidmimic2, csv"
+    ):
         load(profiles.Data(source="imagenet"), tmp_path)

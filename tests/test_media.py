@@ -22,7 +22,10 @@ def test_sound_comes_as_16_khz_mono_float32_whatever_the_file_has(tmp_path):
     path = write_mp4(tmp_path / "a.mp4", tone(2.0, 44_100, hertz=440, channels=2), rate=44_100)
     audio = read_audio(path)
     assert audio.samples.dtype == np.float32 and audio.samples.ndim == 1
-    assert audio.duration == pytest.approx(2.0, abs=0.1) and audio.duration == audio.samples.size / 16_000
+    assert (
+        audio.duration == pytest.approx(2.0, abs=0.1)
+        and audio.duration == audio.samples.size / 16_000
+    )
     assert frequency(audio.samples) == pytest.approx(440, abs=2)
     assert audio.damage == ""
 
@@ -50,7 +53,9 @@ def test_variable_frame_rate_keeps_the_frames_own_times(tmp_path):
 def test_frames_are_the_first_ones_or_uniform_over_the_clip(tmp_path):
     path = write_mp4(tmp_path / "v.mp4", frame_times=np.arange(21) / 10)
     np.testing.assert_allclose(read_frames(path, 5).times, [0, 0.1, 0.2, 0.3, 0.4], atol=2e-3)
-    np.testing.assert_allclose(read_frames(path, 5, "uniform").times, [0, 0.5, 1, 1.5, 2], atol=2e-3)
+    np.testing.assert_allclose(
+        read_frames(path, 5, "uniform").times, [0, 0.5, 1, 1.5, 2], atol=2e-3
+    )
     assert len(read_frames(path, 100, "uniform").times) == 21
     with pytest.raises(ValueError, match="'best'"):
         read_frames(path, 5, "best")
@@ -67,15 +72,21 @@ def test_a_picture_is_turned_as_the_camera_was_held(tmp_path):
     upright[:, :16] = 200  # bright left half as the sensor saw it
     write_mp4(path, frame_times=[0, 0.1], shade=lambda i: upright)
     data = bytearray(path.read_bytes())
-    matrix = data.index(b"tkhd") + 44  # a quarter turn clockwise, as phones write it: x' = -y, y' = x
+    matrix = (
+        data.index(b"tkhd") + 44
+    )  # a quarter turn clockwise, as phones write it: x' = -y, y' = x
     one = (1 << 16).to_bytes(4, "big")
-    data[matrix : matrix + 20] = bytes(4) + one + bytes(4) + (-(1 << 16)).to_bytes(4, "big", signed=True) + bytes(4)
+    data[matrix : matrix + 20] = (
+        bytes(4) + one + bytes(4) + (-(1 << 16)).to_bytes(4, "big", signed=True) + bytes(4)
+    )
     path.write_bytes(data)
     image = read_frames(path).images[0]
     assert image[:12].mean() > 150 and image[20:].mean() < 50  # left has become top
 
 
-@pytest.mark.parametrize(("content", "expected"), [(b"", "empty file"), (b"just some text\n" * 50, "not a media file")])
+@pytest.mark.parametrize(
+    ("content", "expected"), [(b"", "empty file"), (b"just some text\n" * 50, "not a media file")]
+)
 def test_what_is_no_media_file_says_so(tmp_path, content, expected):
     path = tmp_path / "bad.mp4"
     path.write_bytes(content)
@@ -85,7 +96,9 @@ def test_what_is_no_media_file_says_so(tmp_path, content, expected):
 
 def test_a_missing_track_is_named(tmp_path):
     assert reason(read_audio, write_clip(tmp_path / "mute.mp4", sound=None)) == "no audio track"
-    assert reason(read_frames, write_clip(tmp_path / "dark.mp4", frame_times=None)) == "no video track"
+    assert (
+        reason(read_frames, write_clip(tmp_path / "dark.mp4", frame_times=None)) == "no video track"
+    )
 
 
 def test_silence_is_not_sound(tmp_path):
@@ -119,14 +132,23 @@ def test_of_a_truncated_file_the_sound_part_is_kept_and_said_so(tmp_path):
 
 
 def test_wherever_a_file_is_cut_off_its_frames_keep_their_times(tmp_path):
-    """H.264 is decoded in another order than shown: at the cut the decoder still holds frames back."""
+    """H.264 is decoded in another order than shown: at the cut the decoder still holds frames
+    back."""
     times = np.arange(0, 3, 0.04)
-    whole = write_mp4(tmp_path / "w.mp4", frame_times=times, side=64, options={"movflags": "faststart"}, shade=lambda i: i * 37 % 250)
+    whole = write_mp4(
+        tmp_path / "w.mp4",
+        frame_times=times,
+        side=64,
+        options={"movflags": "faststart"},
+        shade=lambda i: i * 37 % 250,
+    )
     data = whole.read_bytes()
     for share in np.linspace(0.6, 0.95, 60):
         whole.write_bytes(data[: int(share * len(data))])
         found = read_frames(whole).times
-        shown = np.round(found / 0.04).astype(int)  # the cut may take a frame and leave one that is shown later
+        shown = np.round(found / 0.04).astype(
+            int
+        )  # the cut may take a frame and leave one that is shown later
         np.testing.assert_allclose(found, times[shown], atol=2e-3)
         assert (np.diff(shown) > 0).all() and len(shown) > 3
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from taemi_lib import metrics
-from taemi_lib.evaluation import Predictions, score
+from taemi_lib.evaluation import metrics
+from taemi_lib.evaluation.scoring import Predictions, score
 from taemi_lib.profiles import EMOTIONS
 
 
@@ -18,7 +18,9 @@ def split():
 
 def test_pearson_by_hand():
     target = np.tile([[0.0], [1.0], [2.0]], 6)
-    prediction = np.stack([[0, 1, 2], [2, 1, 0], [0, 1, 0], [5, 7, 9], [0, 0, 1], [1, 0, 0]], axis=1)
+    prediction = np.stack(
+        [[0, 1, 2], [2, 1, 0], [0, 1, 0], [5, 7, 9], [0, 0, 1], [1, 0, 0]], axis=1
+    )
     expected = [1, -1, 0, 1, np.sqrt(0.75), -np.sqrt(0.75)]
     assert np.allclose(metrics.pearson_per_emotion(prediction, target), expected)
     assert metrics.mean_pearson(prediction, target) == pytest.approx(1 / 6)
@@ -46,7 +48,9 @@ def test_two_passes_in_float64_survive_a_large_offset_and_tiny_or_huge_scales(sp
     exact = metrics.pearson_per_emotion(prediction, target)
     assert np.allclose(metrics.pearson_per_emotion(prediction + 1e8, target), exact, atol=1e-6)
     for scale in (1e-200, 1e200):
-        assert np.allclose(metrics.pearson_per_emotion(prediction * scale, target), exact, atol=1e-9)
+        assert np.allclose(
+            metrics.pearson_per_emotion(prediction * scale, target), exact, atol=1e-9
+        )
 
 
 def test_a_constant_prediction_counts_as_zero_and_is_flagged(split):
@@ -90,7 +94,9 @@ def test_shapes_that_do_not_fit_are_refused(split):
 def test_rho_is_of_the_whole_split_not_a_mean_over_batches():
     target = np.tile(np.arange(4.0)[:, None], 6)
     prediction = np.tile(np.array([1.0, 2.0, 0.0, 1.0])[:, None], 6)
-    halves = np.mean([metrics.mean_pearson(prediction[i : i + 2], target[i : i + 2]) for i in (0, 2)])
+    halves = np.mean(
+        [metrics.mean_pearson(prediction[i : i + 2], target[i : i + 2]) for i in (0, 2)]
+    )
     assert halves == pytest.approx(1) and metrics.mean_pearson(prediction, target) < 0
 
 
@@ -121,7 +127,9 @@ def test_the_bootstrap_redraws_where_sparse_labels_do_not_vary():
 
 
 def test_a_score_holds_what_belongs_beside_it(split):
-    predictions = Predictions([f"c{i}" for i in range(60)], split[0].astype(np.float32), split[1], np.zeros(60, bool))
+    predictions = Predictions(
+        [f"c{i}" for i in range(60)], split[0].astype(np.float32), split[1], np.zeros(60, bool)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = score(predictions, resamples=50)
@@ -129,7 +137,9 @@ def test_a_score_holds_what_belongs_beside_it(split):
     assert result.interval.low < result.mean_rho < result.interval.high
     assert list(result.per_emotion) == list(EMOTIONS) and result.as_dict()["clips"] == 60
     table = result.table
-    assert list(table.columns) == ["clip_id", "emotion", "target", "prediction"] and len(table) == 360
+    assert (
+        list(table.columns) == ["clip_id", "emotion", "target", "prediction"] and len(table) == 360
+    )
     assert table.query("clip_id == 'c7' and emotion == 'Joy'")["target"].item() == split[1][7, 5]
 
 

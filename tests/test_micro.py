@@ -1,4 +1,5 @@
-"""The embedded micro backbones: as good as their cards say, on voices, sentences and faces they never met, and retrainable."""
+"""The embedded micro backbones: as good as their cards say, on voices, sentences and faces they
+never met, and retrainable."""
 
 import re
 
@@ -54,20 +55,30 @@ def test_each_folder_is_small_and_its_card_says_how_good_it_is(role):
     assert sum(path.stat().st_size for path in folder.iterdir()) < 3_000_000
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "**Trained on**" in card and "**Limits.**" in card
-    told = {name.strip(): float(value) for name, value in re.findall(r"^\| ([^|]+) \| (-?[\d.]+) \|$", card, re.M)}
+    told = {
+        name.strip(): float(value)
+        for name, value in re.findall(r"^\| ([^|]+) \| (-?[\d.]+) \|$", card, re.M)
+    }
     for name, limit in LIMITS[role].items():
-        assert told[name] <= limit if name == "word error rate" else told[name] >= limit, (name, told)
+        assert told[name] <= limit if name == "word error rate" else told[name] >= limit, (
+            name,
+            told,
+        )
 
 
 def test_words_are_counted_as_errors_by_edit_distance():
     assert checks.word_error_rate(["i was happy"], ["i was happy"]) == 0
-    assert checks.word_error_rate(["i was happy", "we felt sorry"], ["i happy", "we we felt glad"]) == 3 / 6
+    assert (
+        checks.word_error_rate(["i was happy", "we felt sorry"], ["i happy", "we we felt glad"])
+        == 3 / 6
+    )
     assert checks.word_error_rate(["i was happy"], [""]) == 1
 
 
 @pytest.mark.slow
 def test_retraining_writes_folders_that_the_encoders_load(tmp_path, encoders):
-    """A few steps learn nothing; what counts is that format and widths are those of the embedded backbones."""
+    """A few steps learn nothing; what counts is that format and widths are those of the embedded
+    backbones."""
     corpus = utterances(20, processes=1)
     few = {"steps": 3, "batch": 4, "progress": False}
     for module, extra in (
@@ -79,7 +90,9 @@ def test_retraining_writes_folders_that_the_encoders_load(tmp_path, encoders):
         role = module.__name__.removeprefix("taemi_lib.micro.train_")
         history = module.train(tmp_path / role, **few, **extra)
         assert len(history) == 3 and np.isfinite(history).all()
-    fresh = load_encoders(type(profile("demo").encoders)(**{role: str(tmp_path / role) for role in ROLES}))
+    fresh = load_encoders(
+        type(profile("demo").encoders)(**{role: str(tmp_path / role) for role in ROLES})
+    )
 
     sound, pictures = corpus[0].waveform, Frames(*_two_faces())
     for bundle in (fresh, encoders):
@@ -102,7 +115,10 @@ def test_learning_the_vocabulary_again_gives_the_same_pieces():
     corpus, _ = train_text.sentences(seed=0, count=300)
     first, *others = (train_text._tokenizer(corpus) for _ in range(10))
     assert all(other.get_vocab() == first.get_vocab() for other in others)
-    assert first.tokenize("i was utterly dazzled") == ["i", "was", "utterly", "dazzled"] and first.pad_token_id == 0
+    assert (
+        first.tokenize("i was utterly dazzled") == ["i", "was", "utterly", "dazzled"]
+        and first.pad_token_id == 0
+    )
     assert first.unk_token not in first.tokenize("qxzv")  # any word can be spelled
 
 
@@ -110,5 +126,7 @@ def test_learning_the_vocabulary_again_gives_the_same_pieces():
 def test_training_again_gives_the_same_weights(tmp_path):
     for name in ("first", "second"):
         train_text.train(tmp_path / name, sentence_count=1000, steps=2, batch=4, progress=False)
-    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
+    first, second = (
+        (tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")
+    )
     assert first == second

@@ -1,4 +1,5 @@
-"""Figures and widgets: they show themselves, take what is absent, and are written only on request."""
+"""Figures and widgets: they show themselves, take what is absent, and are written only on
+request."""
 
 import itertools
 
@@ -7,45 +8,89 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from taemi_lib import plots, profiles, widgets
+from taemi_lib import figures, profiles
 from taemi_lib.data.manifest import Manifest
 from taemi_lib.data.media import Audio, Frames
+from taemi_lib.figures import widgets
 from taemi_lib.profiles import EMOTIONS
 
 PNG = b"\x89PNG"
 RNG = np.random.default_rng(0)
 AUDIO = Audio(RNG.normal(size=32_000).astype(np.float32) / 10, 2.0)
-FRAMES = Frames(RNG.integers(0, 255, (20, 16, 16, 3), dtype=np.uint8), np.arange(20, dtype=np.float32) / 10)
+FRAMES = Frames(
+    RNG.integers(0, 255, (20, 16, 16, 3), dtype=np.uint8), np.arange(20, dtype=np.float32) / 10
+)
 LABELS = RNG.random((30, 6))
 WEIGHTS = np.full((4, 20), 0.05)
 HISTORY = [{"epoch": epoch, "loss": 1 / epoch, "selection_rho": 0.1 * epoch} for epoch in (1, 2, 3)]
 NONE = "no detectable difference"
-VERSUS = {"a": (-0.2, -0.3, -0.1, "worse"), "b": (0.01, -0.1, 0.12, NONE), "c": (0.2, 0.1, 0.3, "better")}
+VERSUS = {
+    "a": (-0.2, -0.3, -0.1, "worse"),
+    "b": (0.01, -0.1, 0.12, NONE),
+    "c": (0.2, 0.1, 0.3, "better"),
+}
 FIGURES = {
-    "contact sheet": lambda: plots.contact_sheet([FRAMES, None], ["a", "b"]),
-    "clip": lambda: plots.waveform_and_face(AUDIO, FRAMES, [("hello", 0.2)]),
-    "clip without sound": lambda: plots.waveform_and_face(None, FRAMES, transcript="hello"),
-    "clip without picture": lambda: plots.waveform_and_face(AUDIO, None),
-    "labels": lambda: plots.label_statistics(pd.DataFrame(LABELS, columns=EMOTIONS)),
-    "scatter": lambda: plots.scatter_per_emotion(LABELS + RNG.normal(0, 0.1, LABELS.shape), LABELS),
-    "curves": lambda: plots.training_curves({"one": HISTORY, "two": [HISTORY, HISTORY[:2]]}),
-    "bars": lambda: plots.bars_with_intervals({"a": 0.5, "b": -0.1}, {"a": (0.4, 0.6)}, reference=("best", 0.9)),
-    "attention": lambda: plots.attention_explorer_figure(
-        attention={"audio": WEIGHTS, "vision": None}, times={"audio": FRAMES.times}, audio=AUDIO, frames=FRAMES,
-        counts=(0.2, 0.8), decoy=(1.0, 1.6), prediction=LABELS[0], target=LABELS[1]),
-    "intensities": lambda: plots.intensities(LABELS[0]),
-    "diagram": plots.pipeline_diagram,
-    "differences": lambda: plots.differences({"one": VERSUS, "two": {"b": VERSUS["b"]}}, "c"),
-    "verdicts": lambda: plots.verdict_matrix({"a": {"one": (-0.2, "worse")}, "b": {"two": (0.0, NONE)}}, {"x": ["a"], "y": ["b"]}),
-    "attention ratios": lambda: plots.attention_over_decoy({"one": {"a": {"sound": [2.0, 3.0]}, "b": {"face": [1.0]}}, "two": {}}),
-    "sketches": lambda: plots.system_sketches({
-        "a": {"sound": ("LSTM", "last"), "words": ("", "vector"), "asks": [("words", "sound")], "fusion": "concat", "note": "so"},
-        "b": {"face": ("", "mean"), "sound": ("", "mean"), "looks": [("sound", "face")], "fusion": "linear"}}),
-    "cost": lambda: plots.score_against_cost(
-        {"a": (2.0, 0.5, 0.1), "one seed": (20.0, 0.6, float("nan"))}, {"a": "sound", "one seed": "face"}, "cost (s)", ["a"]),
-    "heat map": lambda: plots.heat_map(pd.DataFrame(LABELS[:3], index=list("abc"), columns=EMOTIONS)),
-    "lines": lambda: plots.lines_with_intervals({name: ([72, 576], [0.2, 0.4], [0.1, 0.3], [0.3, 0.5]) for name in "ab"}, "clips"),
-}  # fmt: skip
+    "contact sheet": lambda: figures.contact_sheet([FRAMES, None], ["a", "b"]),
+    "clip": lambda: figures.waveform_and_face(AUDIO, FRAMES, [("hello", 0.2)]),
+    "clip without sound": lambda: figures.waveform_and_face(None, FRAMES, transcript="hello"),
+    "clip without picture": lambda: figures.waveform_and_face(AUDIO, None),
+    "labels": lambda: figures.label_statistics(pd.DataFrame(LABELS, columns=EMOTIONS)),
+    "scatter": lambda: figures.scatter_per_emotion(
+        LABELS + RNG.normal(0, 0.1, LABELS.shape), LABELS
+    ),
+    "curves": lambda: figures.training_curves({"one": HISTORY, "two": [HISTORY, HISTORY[:2]]}),
+    "bars": lambda: figures.bars_with_intervals(
+        {"a": 0.5, "b": -0.1}, {"a": (0.4, 0.6)}, reference=("best", 0.9)
+    ),
+    "attention": lambda: figures.attention_explorer_figure(
+        attention={"audio": WEIGHTS, "vision": None},
+        times={"audio": FRAMES.times},
+        audio=AUDIO,
+        frames=FRAMES,
+        counts=(0.2, 0.8),
+        decoy=(1.0, 1.6),
+        prediction=LABELS[0],
+        target=LABELS[1],
+    ),
+    "intensities": lambda: figures.intensities(LABELS[0]),
+    "diagram": figures.pipeline_diagram,
+    "differences": lambda: figures.differences({"one": VERSUS, "two": {"b": VERSUS["b"]}}, "c"),
+    "verdicts": lambda: figures.verdict_matrix(
+        {"a": {"one": (-0.2, "worse")}, "b": {"two": (0.0, NONE)}}, {"x": ["a"], "y": ["b"]}
+    ),
+    "attention ratios": lambda: figures.attention_over_decoy(
+        {"one": {"a": {"sound": [2.0, 3.0]}, "b": {"face": [1.0]}}, "two": {}}
+    ),
+    "sketches": lambda: figures.system_sketches(
+        {
+            "a": {
+                "sound": ("LSTM", "last"),
+                "words": ("", "vector"),
+                "asks": [("words", "sound")],
+                "fusion": "concat",
+                "note": "so",
+            },
+            "b": {
+                "face": ("", "mean"),
+                "sound": ("", "mean"),
+                "looks": [("sound", "face")],
+                "fusion": "linear",
+            },
+        }
+    ),
+    "cost": lambda: figures.score_against_cost(
+        {"a": (2.0, 0.5, 0.1), "one seed": (20.0, 0.6, float("nan"))},
+        {"a": "sound", "one seed": "face"},
+        "cost (s)",
+        ["a"],
+    ),
+    "heat map": lambda: figures.heat_map(
+        pd.DataFrame(LABELS[:3], index=list("abc"), columns=EMOTIONS)
+    ),
+    "lines": lambda: figures.lines_with_intervals(
+        {name: ([72, 576], [0.2, 0.4], [0.1, 0.3], [0.3, 0.5]) for name in "ab"}, "clips"
+    ),
+}
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -55,8 +100,10 @@ def test_a_figure_shows_itself_as_png_and_prints_nothing(name, capsys):
 
 
 def test_names_of_points_cover_no_other_name_and_no_point():
-    points = {f"system_{number}": (10 + 0.2 * number, 0.5 + 0.001 * number, 0.0) for number in range(8)}
-    figure = plots.score_against_cost(points, dict.fromkeys(points, "sound"), "cost")
+    points = {
+        f"system_{number}": (10 + 0.2 * number, 0.5 + 0.001 * number, 0.0) for number in range(8)
+    }
+    figure = figures.score_against_cost(points, dict.fromkeys(points, "sound"), "cost")
     axis = figure.axes[0]
     figure.draw_without_rendering()
     names = [Text.get_window_extent(text) for text in axis.texts]
@@ -68,50 +115,59 @@ def test_names_of_points_cover_no_other_name_and_no_point():
 
 def test_a_clip_with_neither_sound_nor_picture_cannot_be_drawn():
     with pytest.raises(ValueError, match="neither sound nor pictures"):
-        plots.waveform_and_face(None, None)
+        figures.waveform_and_face(None, None)
 
 
 def test_a_verdict_is_seen_without_colour():
-    figure = plots.differences({"one": VERSUS}, "taemi")
+    figure = figures.differences({"one": VERSUS}, "taemi")
     points = [line for line in figure.axes[0].lines if line.get_marker() not in ("None", None, "")]
     assert [line.get_marker() for line in points] == ["v", "o", "^"]
     cells = {name: {"one": (delta, verdict)} for name, (delta, _, _, verdict) in VERSUS.items()}
-    texts = [text.get_text() for text in plots.verdict_matrix(cells, {"all": list(cells)}).axes[0].texts]
+    texts = [
+        text.get_text()
+        for text in figures.verdict_matrix(cells, {"all": list(cells)}).axes[0].texts
+    ]
     assert texts == ["all", "▼ −.200", "○ +.010", "▲ +.200"]
 
 
 def test_a_rounded_zero_is_written_without_its_minus():
-    (_, text) = plots.verdict_matrix({"a": {"one": (-0.0004, NONE)}}, {"all": ["a"]}).axes[0].texts
+    (_, text) = (
+        figures.verdict_matrix({"a": {"one": (-0.0004, NONE)}}, {"all": ["a"]}).axes[0].texts
+    )
     assert text.get_text() == "○ +.000"
 
 
 def test_what_lies_beyond_the_reach_is_an_arrow_and_what_lies_within_is_where_it_was():
     near = {"near": (0.01, -0.02, 0.04, NONE), "far": (-0.3, -0.4, -0.2, "worse")}
-    axis = plots.differences({"one": near}, "taemi", reach=0.05).axes[0]
+    axis = figures.differences({"one": near}, "taemi", reach=0.05).axes[0]
     assert axis.get_xlim() == (-0.05, 0.05)
-    assert [line.get_xdata()[0] for line in axis.lines if line.get_marker() not in ("None", None, "")] == [0.01]
+    assert [
+        line.get_xdata()[0] for line in axis.lines if line.get_marker() not in ("None", None, "")
+    ] == [0.01]
     assert [arrow.xy for arrow in axis.texts] == [(-0.05, 1)]
 
 
 def test_saving_writes_only_on_request_and_the_same_bytes_again(tmp_path, monkeypatch):
     monkeypatch.setattr(profiles, "ROOT", tmp_path)
-    monkeypatch.delenv(plots.REWRITE, raising=False)
-    path = plots.save(plots.pipeline_diagram(), "x")
+    monkeypatch.delenv(figures.REWRITE, raising=False)
+    path = figures.save(figures.pipeline_diagram(), "x")
     assert not path.exists()
-    monkeypatch.setenv(plots.REWRITE, "1")
-    plots.save(plots.pipeline_diagram(), "x")
+    monkeypatch.setenv(figures.REWRITE, "1")
+    figures.save(figures.pipeline_diagram(), "x")
     first = path.read_bytes()
-    plots.save(plots.pipeline_diagram(), "x")
+    figures.save(figures.pipeline_diagram(), "x")
     assert path == tmp_path / "figures/x.png" and path.read_bytes() == first
-    plots.save(plots.intensities(LABELS[0]), "x", rewrite=False)
+    figures.save(figures.intensities(LABELS[0]), "x", rewrite=False)
     assert path.read_bytes() == first
 
 
 def test_the_browser_shows_the_chosen_clip_with_what_is_known_of_it(tmp_path):
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).write_bytes(name.encode())
-    rows = [{"clip_id": "a", "video": "a.mp4", "split": "train", **dict.fromkeys(EMOTIONS, 0.5)},
-            {"clip_id": "b", "video": "b.mp4", "split": "predict"}]  # fmt: skip
+    rows = [
+        {"clip_id": "a", "video": "a.mp4", "split": "train", **dict.fromkeys(EMOTIONS, 0.5)},
+        {"clip_id": "b", "video": "b.mp4", "split": "predict"},
+    ]
     browser = widgets.clip_browser(Manifest(pd.DataFrame(rows), tmp_path, "test"), {"b": "a <b> c"})
     choice, facts, shown = browser.children
     video, labels = shown.children
@@ -126,7 +182,7 @@ def test_the_explorer_draws_each_clip_once():
 
     def draw(clip_id):
         drawn.append(clip_id)
-        return plots.intensities(LABELS[0])
+        return figures.intensities(LABELS[0])
 
     choice, picture = widgets.attention_explorer(["a", "b"], draw).children
     for clip_id in ("b", "a", "b"):

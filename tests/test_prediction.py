@@ -1,4 +1,5 @@
-"""taemi_lib.predict, with encoders that need no weights: what becomes of the checkpoint, the clip and the answer."""
+"""taemi_lib.predict, with encoders that need no weights: what becomes of the checkpoint, the clip
+and the answer."""
 
 import json
 from dataclasses import asdict
@@ -23,8 +24,12 @@ def checkpoint(tmp_path):
     """A run folder as training leaves it."""
     folder = tmp_path / "seed0"
     models.create("taemi", **SIZES).save_pretrained(folder / "best")
-    config = {"sizes": SIZES, "encoders": asdict(profiles.Encoders()), "training": {"audio_average": 2},
-              "data": {"train": {"encoders": IDENTITY}}}  # fmt: skip
+    config = {
+        "sizes": SIZES,
+        "encoders": asdict(profiles.Encoders()),
+        "training": {"audio_average": 2},
+        "data": {"train": {"encoders": IDENTITY}},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
@@ -42,14 +47,26 @@ def fake_encoders(monkeypatch):
     rng = np.random.default_rng(0)
 
     def sequence(steps, dim):
-        return Sequence(rng.normal(size=(steps, dim)).astype(np.float32), np.arange(steps, dtype=np.float32))
+        return Sequence(
+            rng.normal(size=(steps, dim)).astype(np.float32), np.arange(steps, dtype=np.float32)
+        )
 
-    fake = SimpleNamespace(identity=IDENTITY, features={
-        "audio": sequence(7, 5), "vision": sequence(4, 4), "tokens": sequence(3, 3),
-        "pooled": np.ones(3, np.float32), "transcript": "oh how nice",
-    })  # fmt: skip
+    fake = SimpleNamespace(
+        identity=IDENTITY,
+        features={
+            "audio": sequence(7, 5),
+            "vision": sequence(4, 4),
+            "tokens": sequence(3, 3),
+            "pooled": np.ones(3, np.float32),
+            "transcript": "oh how nice",
+        },
+    )
     monkeypatch.setattr("taemi_lib.features.load_encoders", lambda settings, device: fake)
-    monkeypatch.setattr(extraction, "extract_clip", lambda clip, encoders: ClipFeatures(clip.clip_id, **fake.features))
+    monkeypatch.setattr(
+        extraction,
+        "extract_clip",
+        lambda clip, encoders: ClipFeatures(clip.clip_id, **fake.features),
+    )
     return fake
 
 
@@ -70,10 +87,14 @@ def test_a_clip_without_anything_is_predicted_and_flagged(checkpoint, clip, fake
     fake_encoders.features = {"absent": ALL_ABSENT}
     result = taemi_lib.predict(clip, checkpoint)
     assert result.all_absent and result.absent == ALL_ABSENT
-    assert "audio is absent: not a media file" in str(result) and "missing tokens alone" in str(result)
+    assert "audio is absent: not a media file" in str(result) and "missing tokens alone" in str(
+        result
+    )
 
 
-def test_encoders_other_than_those_of_the_training_are_refused_with_both_names(checkpoint, clip, fake_encoders):
+def test_encoders_other_than_those_of_the_training_are_refused_with_both_names(
+    checkpoint, clip, fake_encoders
+):
     fake_encoders.identity = IDENTITY | {"audio": "a@2"}
     with pytest.raises(CheckpointError, match="trained on a@1, here a@2"):
         taemi_lib.predict(clip, checkpoint)

@@ -1,4 +1,5 @@
-"""The committed results: complete, consistent with each other, quoted rightly by the README, and what the issue of the claim demands."""
+"""The committed results: complete, consistent with each other, quoted rightly by the README, and
+what the issue of the claim demands."""
 
 import re
 
@@ -8,7 +9,16 @@ import pytest
 
 from taemi_lib import models
 from taemi_lib.data.synthmimic.world import REGIMES
-from taemi_lib.experiments import EVERYWHERE, MASKED, NULL_SYSTEMS, PRIMARY, REFERENCE, SIZE_SYSTEMS, SIZES, TABLES
+from taemi_lib.experiments import (
+    EVERYWHERE,
+    MASKED,
+    NULL_SYSTEMS,
+    PRIMARY,
+    REFERENCE,
+    SIZE_SYSTEMS,
+    SIZES,
+    TABLES,
+)
 from taemi_lib.profiles import EMOTIONS, ROOT
 
 RESULTS = ROOT / "results"
@@ -33,8 +43,16 @@ def test_every_system_is_in_a_table():
 def test_every_system_has_all_its_runs(regime):
     runs = read("runs")
     expected = TABLED if regime == REGIMES[0] else set(EVERYWHERE)
-    for split, systems in (("test", expected), ("selection_official_style", expected), ("test_masked", set(MASKED))):
-        seeds = runs[(runs["regime"] == regime) & (runs["split"] == split)].groupby("system")["seed"].apply(sorted)
+    for split, systems in (
+        ("test", expected),
+        ("selection_official_style", expected),
+        ("test_masked", set(MASKED)),
+    ):
+        seeds = (
+            runs[(runs["regime"] == regime) & (runs["split"] == split)]
+            .groupby("system")["seed"]
+            .apply(sorted)
+        )
         assert set(seeds.index) == systems and all(found == SEEDS for found in seeds)
 
 
@@ -47,7 +65,9 @@ def test_comparisons_are_differences_of_the_runs():
         assert row.delta == pytest.approx(difference, abs=2e-4), row
         assert row.low <= row.delta <= row.high
         clear = "better" if row.low > 0 else "worse" if row.high < 0 else "no detectable difference"
-        assert row.verdict == clear and (row.p_holm <= 0.05) == (clear != "no detectable difference"), row
+        assert row.verdict == clear and (row.p_holm <= 0.05) == (
+            clear != "no detectable difference"
+        ), row
     np.testing.assert_allclose(runs[list(EMOTIONS)].mean(axis=1), runs["mean_rho"], atol=1e-4)
 
 
@@ -64,14 +84,22 @@ def test_systems_with_another_rate_than_the_reference_were_tried_with_it_elsewhe
     runs, tried = read("runs"), read("reference_rate")
     rates = runs.groupby("system")["learning_rate"].first()
     own = runs.groupby("regime")["system"].unique()
-    expected = {(regime, system) for regime in REGIMES[1:] for system in own[regime] if rates[system] != rates[REFERENCE]}
+    expected = {
+        (regime, system)
+        for regime in REGIMES[1:]
+        for system in own[regime]
+        if rates[system] != rates[REFERENCE]
+    }
     assert set(zip(tried["regime"], tried["system"])) == expected and len(expected) > 4
     clear = (tried["low"] > 0) | (tried["high"] < 0)
     assert (clear == (tried["verdict"] != "no detectable difference")).all()
     both = tried.merge(read("comparisons"), on=["regime", "table", "system", "reference"])
     both = both[both["table"] != "table3_masked"]
     assert (both["verdict_x"] != both["verdict_y"]).sum() == 6
-    assert "six of the verdicts on other systems depend on the learning rate" in (ROOT / "README.md").read_text()
+    assert (
+        "six of the verdicts on other systems depend on the learning rate"
+        in (ROOT / "README.md").read_text()
+    )
 
 
 def test_the_mechanism_works_where_words_say_what_counts():
@@ -79,9 +107,15 @@ def test_the_mechanism_works_where_words_say_what_counts():
     regime, system, control = PRIMARY
     primary = verdict(regime, "primary", system)
     assert primary["reference"] == control and primary["low"] > 0
-    for table, rival in (("controls", "constant_query"), ("table3", "concat"), ("controls", "shuffled_query"),
-                         ("controls", "shuffled_text"), ("controls", "text_only"), ("controls", "audio_only"),
-                         ("controls", "vision_only")):  # fmt: skip
+    for table, rival in (
+        ("controls", "constant_query"),
+        ("table3", "concat"),
+        ("controls", "shuffled_query"),
+        ("controls", "shuffled_text"),
+        ("controls", "text_only"),
+        ("controls", "audio_only"),
+        ("controls", "vision_only"),
+    ):
         assert verdict(regime, table, rival)["high"] < 0, rival
     ratios = read("attention")
     ratios = ratios[ratios["regime"] == regime].groupby("system")[["audio", "vision"]].median()
@@ -107,29 +141,57 @@ def test_the_readme_quotes_the_results():
     rho = runs[(runs["regime"] == "cue") & (runs["split"] == "test")].groupby("system")["mean_rho"]
     mean, sd = rho.mean(), rho.std()
     number = r"([+-]?\.\d+)"
-    row = re.compile(rf"\| \**(\w+)\**[^|]*\| \**{number} ± {number}\** \| (?:{number} \[{number}, {number}\] \| ([a-z ]+) )?", re.M)
-    found = {match[1]: match.groups()[1:] for match in row.finditer((ROOT / "README.md").read_text())}
+    row = re.compile(
+        rf"\| \**(\w+)\**[^|]*\| \**{number} ± {number}\** \| (?:{number} \[{number}, {number}\] \| ([a-z ]+) )?",
+        re.M,
+    )
+    found = {
+        match[1]: match.groups()[1:] for match in row.finditer((ROOT / "README.md").read_text())
+    }
     assert REFERENCE in found and len(found) >= 10
     compared = read("comparisons")
-    compared = compared[(compared["regime"] == "cue") & (compared["reference"] == REFERENCE) & (compared["table"] != "table3_masked")]
+    compared = compared[
+        (compared["regime"] == "cue")
+        & (compared["reference"] == REFERENCE)
+        & (compared["table"] != "table3_masked")
+    ]
     compared = compared.set_index("system")
     for system, (score, spread, *difference, said) in found.items():
-        assert (float(score), float(spread)) == (pytest.approx(mean[system], abs=0.00051), pytest.approx(sd[system], abs=0.00051)), system
+        assert (float(score), float(spread)) == (
+            pytest.approx(mean[system], abs=0.00051),
+            pytest.approx(sd[system], abs=0.00051),
+        ), system
         if system != REFERENCE:
             expected = compared.loc[system, ["delta", "low", "high"]].to_numpy(float)
-            np.testing.assert_allclose(np.array(difference, float), expected, atol=0.00051, err_msg=system)
+            np.testing.assert_allclose(
+                np.array(difference, float), expected, atol=0.00051, err_msg=system
+            )
             assert said.strip() == compared.loc[system, "verdict"]
     ratios = read("attention")
-    ratios = ratios[ratios["regime"] == "cue"].groupby("system")[["audio", "vision"]].median().dropna().round().astype(int)
-    sentence = "is {audio} : 1 (sound) and {vision} : 1 (face) for taemi, 1 : 1 for the constant query".format(**ratios.loc["taemi"])
-    assert sentence in (ROOT / "README.md").read_text() and (ratios.loc["constant_query"] == 1).all()
+    ratios = (
+        ratios[ratios["regime"] == "cue"]
+        .groupby("system")[["audio", "vision"]]
+        .median()
+        .dropna()
+        .round()
+        .astype(int)
+    )
+    sentence = "is {audio} : 1 (sound) and {vision} : 1 (face) for taemi, 1 : 1 for the constant query".format(
+        **ratios.loc["taemi"]
+    )
+    assert (
+        sentence in (ROOT / "README.md").read_text() and (ratios.loc["constant_query"] == 1).all()
+    )
 
 
 def test_the_readme_quotes_the_check_with_another_text_encoder():
     def scores(name):
         rows = read(name)
         rows = rows[(rows["regime"] == "cue") & (rows["split"] == "test")]
-        return {system: f"{rho:.3f}".lstrip("0") for system, rho in rows.groupby("system")["mean_rho"].mean().items()}
+        return {
+            system: f"{rho:.3f}".lstrip("0")
+            for system, rho in rows.groupby("system")["mean_rho"].mean().items()
+        }
 
     mean, real = scores("runs"), scores("minilm/runs")
     readme = " ".join((ROOT / "README.md").read_text().split())
@@ -141,15 +203,29 @@ def test_the_readme_quotes_the_check_with_another_text_encoder():
 
 
 def test_the_readme_quotes_the_regimes():
-    """Rows | `regime` | ... | taemi | constant_query | concat | taemi minus constant_query [low, high], verdict |"""
+    """Rows | `regime` | ... | taemi | constant_query | concat | taemi minus constant_query [low,
+    high], verdict |"""
     runs = read("runs")
     mean = runs[runs["split"] == "test"].groupby(["regime", "system"])["mean_rho"].mean()
     number = r"([+-]?\.\d+)"
-    row = re.compile(rf"\| `(\w+)` \|[^|]*\| {number} \| {number} \| {number} \| {number} \[{number}, {number}\], ([a-z ]+) \|")
-    found = {match[1]: match.groups()[1:] for match in row.finditer((ROOT / "README.md").read_text())}
+    row = re.compile(
+        rf"\| `(\w+)` \|[^|]*\| {number} \| {number} \| {number} \| {number} \[{number}, {number}\], ([a-z ]+) \|"
+    )
+    found = {
+        match[1]: match.groups()[1:] for match in row.finditer((ROOT / "README.md").read_text())
+    }
     assert list(found) == list(REGIMES)
     for regime, (*quoted, said) in found.items():
-        expected = verdict(regime, "controls", "constant_query")  # constant_query minus taemi: the other way round
-        numbers = [*(mean[regime, name] for name in ("taemi", "constant_query", "concat")), *(-expected[["delta", "high", "low"]])]
-        np.testing.assert_allclose(np.array(quoted, float), np.array(numbers, float), atol=0.00051, err_msg=regime)
-        assert said == {"better": "worse", "worse": "better"}.get(expected["verdict"], expected["verdict"])
+        expected = verdict(
+            regime, "controls", "constant_query"
+        )  # constant_query minus taemi: the other way round
+        numbers = [
+            *(mean[regime, name] for name in ("taemi", "constant_query", "concat")),
+            *(-expected[["delta", "high", "low"]]),
+        ]
+        np.testing.assert_allclose(
+            np.array(quoted, float), np.array(numbers, float), atol=0.00051, err_msg=regime
+        )
+        assert said == {"better": "worse", "worse": "better"}.get(
+            expected["verdict"], expected["verdict"]
+        )

@@ -1,28 +1,37 @@
-"""Comparisons that can say no: the bootstrap over clips and seeds, its error rates in simulation, and Holm by hand."""
+"""Comparisons that can say no: the bootstrap over clips and seeds, its error rates in simulation,
+and Holm by hand."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from taemi_lib import metrics, statistics
-from taemi_lib.statistics import Comparison, compare, holm, resampled_rho
+from taemi_lib.evaluation import comparing, metrics
+from taemi_lib.evaluation.comparing import Comparison, compare, holm, resampled_rho
 
 
 def draw(rng, seeds=5, clips=200, between_seeds=0.0, same_errors=True, gain=1.0):
-    """Targets (N, 6) and the predictions of two systems: truth + what a system always gets wrong + what a seed gets wrong.
+    """Targets (N, 6) and the predictions of two systems: truth + what a system always gets wrong +
+    what a seed gets wrong.
 
     between_seeds  how much better some seeds are than others
     same_errors    two copies of one system: what is hard for one is hard for the other
     gain           how much larger the second system's errors are
     """
     target = np.clip(rng.gamma(1.0, 0.3, (clips, 6)) - 0.1, 0, 1)
-    target[target < 0.08] = 0  # nearly half of the labels are 0, as in the generated and the real ones
+    target[target < 0.08] = (
+        0  # nearly half of the labels are 0, as in the generated and the real ones
+    )
     wrong = rng.standard_t(5, size=(2, clips, 6)) / np.sqrt(5 / 3)  # a few clips are very hard
     systems = []
     for number in range(2):
         sizes = np.exp(between_seeds * rng.normal(size=seeds)) * (gain if number else 1.0)
-        errors = [0.6 * wrong[0 if same_errors else number] + 0.6 * rng.normal(size=(clips, 6)) for _ in range(seeds)]
-        systems.append([target / 0.3 + size * error for size, error in zip(sizes, errors, strict=True)])
+        errors = [
+            0.6 * wrong[0 if same_errors else number] + 0.6 * rng.normal(size=(clips, 6))
+            for _ in range(seeds)
+        ]
+        systems.append(
+            [target / 0.3 + size * error for size, error in zip(sizes, errors, strict=True)]
+        )
     return target, *systems
 
 
@@ -38,15 +47,30 @@ def simulate(count, **world):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "world",
-    [{"between_seeds": 0.03}, {"between_seeds": 0.1}, {"same_errors": False, "between_seeds": 0.03},
-     {"between_seeds": 0.1, "seeds": 2}, {"between_seeds": 0.1, "seeds": 3}, {"between_seeds": 0.03, "seeds": 10}],
-    ids=["clips matter most", "seeds matter most", "two systems, equally good", "two seeds", "three seeds", "ten seeds"],
-)  # fmt: skip
+    [
+        {"between_seeds": 0.03},
+        {"between_seeds": 0.1},
+        {"same_errors": False, "between_seeds": 0.03},
+        {"between_seeds": 0.1, "seeds": 2},
+        {"between_seeds": 0.1, "seeds": 3},
+        {"between_seeds": 0.03, "seeds": 10},
+    ],
+    ids=[
+        "clips matter most",
+        "seeds matter most",
+        "two systems, equally good",
+        "two seeds",
+        "three seeds",
+        "ten seeds",
+    ],
+)
 def test_a_planted_null_is_found_in_about_one_of_twenty(world):
     results = simulate(500, **world)
-    false = np.mean([result.verdict != statistics.NO_DIFFERENCE for result in results])
+    false = np.mean([result.verdict != comparing.NO_DIFFERENCE for result in results])
     assert 0.02 <= false <= 0.08
-    assert all((result.p <= 0.05) == (result.verdict != statistics.NO_DIFFERENCE) for result in results)
+    assert all(
+        (result.p <= 0.05) == (result.verdict != comparing.NO_DIFFERENCE) for result in results
+    )
 
 
 @pytest.mark.slow
@@ -54,8 +78,10 @@ def test_the_interval_covers_a_true_difference_and_the_difference_is_found():
     results = simulate(400, between_seeds=0.1, gain=1.25)
     truth = np.mean([result.delta for result in results])
     assert 0.92 <= np.mean([result.low <= truth <= result.high for result in results]) <= 0.98
-    assert truth > 0.02 and np.mean([result.verdict == statistics.BETTER for result in results]) > 0.4
-    assert not any(result.verdict == statistics.WORSE for result in results)
+    assert (
+        truth > 0.02 and np.mean([result.verdict == comparing.BETTER for result in results]) > 0.4
+    )
+    assert not any(result.verdict == comparing.WORSE for result in results)
 
 
 def test_every_resample_is_scored_as_the_metric_scores_it():
@@ -67,7 +93,7 @@ def test_every_resample_is_scored_as_the_metric_scores_it():
         assert rho.resampled[:, number] == pytest.approx(expected)
 
 
-@pytest.mark.filterwarnings("ignore::taemi_lib.metrics.ConstantPrediction")
+@pytest.mark.filterwarnings("ignore::taemi_lib.evaluation.metrics.ConstantPrediction")
 def test_a_constant_emotion_counts_as_zero_in_every_resample():
     target, first, _ = draw(np.random.default_rng(0), seeds=1, clips=30)
     flat = first[0].astype(np.float32)
@@ -81,7 +107,8 @@ def test_a_constant_emotion_counts_as_zero_in_every_resample():
 
 
 def test_the_error_is_that_of_drawing_clips_and_seeds_together():
-    """With dice, where hardly any of the seeds' differences come from the clips, so that nothing is shrunk."""
+    """With dice, where hardly any of the seeds' differences come from the clips, so that nothing is
+    shrunk."""
     rng = np.random.default_rng(7)
     target, first, second = draw(rng, seeds=4, clips=400, between_seeds=0.3)
     a, b = resampled_rho(first, target, 3000), resampled_rho(second, target, 3000)
@@ -95,7 +122,7 @@ def test_the_error_is_that_of_drawing_clips_and_seeds_together():
 def test_pairing_by_clip_makes_the_interval_narrower():
     target, first, second = draw(np.random.default_rng(1), clips=300)
     a, b = resampled_rho(first, target, 500), resampled_rho(second, target, 500)
-    shuffled = statistics.Rho(b.seeds, np.random.default_rng(0).permuted(b.resampled.T, axis=0).T)
+    shuffled = comparing.Rho(b.seeds, np.random.default_rng(0).permuted(b.resampled.T, axis=0).T)
     assert compare(a, b).error < 0.75 * compare(a, shuffled).error
 
 
@@ -105,23 +132,35 @@ def test_seeds_that_differ_widen_the_interval_and_the_sign_follows_the_order():
     a, b = resampled_rho(first, target, 200), resampled_rho(second, target, 200)
     forth, back = compare(a, b), compare(b, a)
     assert forth.delta == pytest.approx(-back.delta)
-    spread = statistics.Rho(a.seeds + np.array([-0.1, -0.05, 0, 0.05, 0.1]), a.resampled)
+    spread = comparing.Rho(a.seeds + np.array([-0.1, -0.05, 0, 0.05, 0.1]), a.resampled)
     assert compare(spread, b).error > 2 * forth.error
     assert compare(spread, b).freedom < 10
-    assert compare(resampled_rho(same, target, 200), b).freedom > 100  # seeds that say the same add nothing
+    assert (
+        compare(resampled_rho(same, target, 200), b).freedom > 100
+    )  # seeds that say the same add nothing
 
 
 def test_a_system_is_not_different_from_itself():
     target, first, _ = draw(np.random.default_rng(3), seeds=1)
     result = compared(target, first, [2 * first[0] + 1])
-    assert result.delta == pytest.approx(0) and result.p == 1 and result.verdict == statistics.NO_DIFFERENCE
+    assert (
+        result.delta == pytest.approx(0)
+        and result.p == 1
+        and result.verdict == comparing.NO_DIFFERENCE
+    )
 
 
 def test_a_difference_is_exact_where_every_resample_agrees():
     target = np.random.default_rng(0).random((40, 6))
     right, wrong = 2 * target + 1, -target  # rho is 1 and -1, whichever clips are drawn
-    half = np.where(np.arange(6) < 3, target, -target)  # three emotions right, three upside down: mean rho 0
-    for first, second, difference in (([right], [wrong], 2), ([right, wrong], [right], -1), ([right], [half], 1)):
+    half = np.where(
+        np.arange(6) < 3, target, -target
+    )  # three emotions right, three upside down: mean rho 0
+    for first, second, difference in (
+        ([right], [wrong], 2),
+        ([right, wrong], [right], -1),
+        ([right], [half], 1),
+    ):
         assert compared(target, first, second).delta == pytest.approx(difference)
     assert compared(target, [right], [wrong]).low == pytest.approx(2)
 
@@ -132,16 +171,28 @@ def test_the_same_predictions_but_for_rounding_are_the_same_system(seed):
     target, first, _ = draw(rng, seeds=2)
     scale, shift = rng.uniform(0.1, 9), rng.normal()
     result = compared(target, first, [scale * each + shift for each in first])
-    assert (result.delta, result.low, result.high, result.p, result.verdict) == (0, 0, 0, 1, statistics.NO_DIFFERENCE)
+    assert (result.delta, result.low, result.high, result.p, result.verdict) == (
+        0,
+        0,
+        0,
+        1,
+        comparing.NO_DIFFERENCE,
+    )
 
 
 def test_what_seeds_differ_by_is_counted_without_what_the_clips_explain():
-    # Deviations from the mean of the seeds: -2, 0, 2 on the split, variance 4. In the resamples seed 0 is 1 lower or higher than
-    # that, and so the other way round for seed 2; variances 1, 0, 1 over the resamples, their sum over K - 1 is 1.
+    # Deviations from the mean of the seeds: -2, 0, 2 on the split, variance 4. In the resamples
+    # seed 0 is 1 lower or higher than that, and so the other way round for seed 2; variances 1, 0,
+    # 1 over the resamples, their sum over K - 1 is 1.
     seeds = np.array([1.0, 3.0, 5.0])
-    assert statistics._seed_variance(statistics.Rho(seeds, np.array([[0.0, 2], [3, 3], [6, 4]]))) == pytest.approx(4 - 1)
+    assert comparing._seed_variance(
+        comparing.Rho(seeds, np.array([[0.0, 2], [3, 3], [6, 4]]))
+    ) == pytest.approx(4 - 1)
     # Now they scatter more than they differ: nothing is left.
-    assert statistics._seed_variance(statistics.Rho(seeds, np.array([[-9.0, 11], [3, 3], [15, -5]]))) == 0
+    assert (
+        comparing._seed_variance(comparing.Rho(seeds, np.array([[-9.0, 11], [3, 3], [15, -5]])))
+        == 0
+    )
 
 
 @pytest.mark.parametrize("shift, scale", [(0, 1), (1e3, 1), (0, 1e-6), (1e6, 1e3)])
@@ -176,11 +227,18 @@ def test_holm_by_hand():
     # sorted: .01 x 4 = .04, .02 x 3 = .06 (fails), .03 x 2 = .06, .5 x 1 = .5
     adjusted = holm({"c": with_p(0.03), "a": with_p(0.01), "d": with_p(0.5), "b": with_p(0.02)})
     assert list(adjusted) == ["c", "a", "d", "b"]
-    assert {key: round(adjusted[key].p_holm, 10) for key in "abcd"} == {"a": 0.04, "b": 0.06, "c": 0.06, "d": 0.5}
+    assert {key: round(adjusted[key].p_holm, 10) for key in "abcd"} == {
+        "a": 0.04,
+        "b": 0.06,
+        "c": 0.06,
+        "d": 0.5,
+    }
     verdicts = {key: adjusted[key].verdict for key in "abcd"}
     assert verdicts == {"a": "better"} | dict.fromkeys("bcd", "no detectable difference")
     # a has level 1 - .05 / 4; b failed at .05 / 3, and c and d share its level
-    reach = {key: (adjusted[key].high - adjusted[key].delta) / adjusted[key].error for key in "abcd"}
+    reach = {
+        key: (adjusted[key].high - adjusted[key].delta) / adjusted[key].error for key in "abcd"
+    }
     assert reach["a"] == pytest.approx(2.4977, abs=1e-3)
     assert [reach[key] for key in "bcd"] == pytest.approx([2.3940] * 3, abs=1e-3)
 
@@ -188,11 +246,16 @@ def test_holm_by_hand():
 def test_holm_intervals_exclude_zero_exactly_where_the_adjusted_p_is_below_five_percent():
     rng = np.random.default_rng(0)
     for _ in range(200):
-        family = {k: with_p(float(rng.beta(0.4, 4)), delta=float(rng.choice([-1, 1]))) for k in range(6)}
+        family = {
+            k: with_p(float(rng.beta(0.4, 4)), delta=float(rng.choice([-1, 1]))) for k in range(6)
+        }
         for key, result in holm(family).items():
-            assert (result.verdict != statistics.NO_DIFFERENCE) == (result.p_holm <= 0.05)
+            assert (result.verdict != comparing.NO_DIFFERENCE) == (result.p_holm <= 0.05)
             assert result.p_holm >= family[key].p
-            assert result.verdict in ("no detectable difference", "better" if result.delta > 0 else "worse")
+            assert result.verdict in (
+                "no detectable difference",
+                "better" if result.delta > 0 else "worse",
+            )
 
 
 def test_a_family_of_one_is_not_adjusted():

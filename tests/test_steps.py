@@ -1,5 +1,6 @@
-"""The whole flow on a few clips: clips -> features -> runs -> scores -> prediction. Found the second time, equal when redone, refused
-when something else is asked for, unimpressed by broken files, and by kill -9 at any moment.
+"""The whole flow on a few clips: clips -> features -> runs -> scores -> prediction. Found the
+second time, equal when redone, refused when something else is asked for, unimpressed by broken
+files, and by kill -9 at any moment.
 """
 
 import json
@@ -24,9 +25,13 @@ from taemi_lib.profiles import ROOT, ChoiceError, Data, profile
 from taemi_lib.training import RunError
 
 SMOKE = profile("smoke")
-# few clips, of a seed with which every emotion varies in every split; many short epochs, so that a kill falls between two
+# few clips, of a seed with which every emotion varies in every split; many short epochs, so that a
+# kill falls between two
 TINY = replace(
-    SMOKE, name="tiny", data=Data(clips=28, seed=8), training=replace(SMOKE.training, batch_size=4, epochs=30, patience=99)
+    SMOKE,
+    name="tiny",
+    data=Data(clips=28, seed=8),
+    training=replace(SMOKE.training, batch_size=4, epochs=30, patience=99),
 )
 SYSTEMS = ("taemi", "constant_query")
 TIMES = ("seconds", "cpu_seconds", "peak_memory_mb")  # what no two runs have in common
@@ -49,13 +54,19 @@ def results(folder):
     runs = folder / "runs" / TINY.name
     found = {str(path.relative_to(runs)): path.read_bytes() for path in runs.rglob("*.safetensors")}
     for path in runs.rglob("metrics.json"):
-        found[str(path.relative_to(runs))] = {k: v for k, v in json.loads(path.read_text()).items() if k not in TIMES}
+        found[str(path.relative_to(runs))] = {
+            k: v for k, v in json.loads(path.read_text()).items() if k not in TIMES
+        }
     return found | {"truth": (folder / "data" / TINY.name / "truth.parquet").read_bytes()}
 
 
 def stamps(folder):
     """When each file was written; the files that say who works on a folder do not count."""
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {
+        path: path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +83,9 @@ def test_the_second_time_everything_is_found(whole):
     first = run(whole)
     _, report = steps.features(TINY, **roots(whole), device="cpu", progress=False)
     assert (report.done, report.found) == (0, 28)
-    assert set(first) == {(system, 0) for system in SYSTEMS} and all(one.finished for one in first.values())
+    assert set(first) == {(system, 0) for system in SYSTEMS} and all(
+        one.finished for one in first.values()
+    )
     assert stamps(whole) == before
 
 
@@ -94,8 +107,12 @@ def test_one_clip_alone_is_predicted_as_in_its_split(whole):
     for row in (0, 5):
         clip = whole / "data" / TINY.name / "raw" / f"{scored.clip_ids[row]}.mp4"
         alone = predict(clip, trained.folder, device="cpu")
-        together = scored.prediction[row].clip(0, 1)  # from features that were stored in half precision
-        np.testing.assert_allclose([alone.values[emotion] for emotion in EMOTIONS], together, atol=2e-3)
+        together = scored.prediction[row].clip(
+            0, 1
+        )  # from features that were stored in half precision
+        np.testing.assert_allclose(
+            [alone.values[emotion] for emotion in EMOTIONS], together, atol=2e-3
+        )
         assert alone.transcript == test[row][0].transcript
 
 
@@ -103,11 +120,23 @@ def test_one_clip_alone_is_predicted_as_in_its_split(whole):
 def test_another_configuration_is_refused_with_its_difference_before_anything_is_trained(whole):
     before = stamps(whole)
     for changed, error, message in [
-        ({"training": replace(TINY.training, learning_rate=1e-3)}, RunError, r"training\.learning_rate is 0\.002 there, 0\.001 now"),
+        (
+            {"training": replace(TINY.training, learning_rate=1e-3)},
+            RunError,
+            r"training\.learning_rate is 0\.002 there, 0\.001 now",
+        ),
         ({"model": replace(TINY.model, width=32)}, RunError, r"sizes\.width is 64 there, 32 now"),
-        ({"encoders": replace(TINY.encoders, frame_choice="uniform")}, StoreError, r"first 400 frames, asked for .*uniform 400 frames"),
+        (
+            {"encoders": replace(TINY.encoders, frame_choice="uniform")},
+            StoreError,
+            r"first 400 frames, asked for .*uniform 400 frames",
+        ),
         ({"data": replace(TINY.data, seed=9)}, ManifestError, r"seed is 8, asked for 9"),
-        ({"data": replace(TINY.data, regime="sideways")}, ChoiceError, r"'sideways'; the regimes are: cue, fixed"),
+        (
+            {"data": replace(TINY.data, regime="sideways")},
+            ChoiceError,
+            r"'sideways'; the regimes are: cue, fixed",
+        ),
     ]:
         with pytest.raises(error, match=message):
             run(whole, replace(TINY, **changed), systems=(*SYSTEMS, "text_only"))
@@ -119,11 +148,16 @@ def test_another_configuration_is_refused_with_its_difference_before_anything_is
 
 
 @pytest.mark.slow
-def test_broken_files_in_every_split_are_reported_flagged_and_never_stop_the_course(whole, tmp_path):
+def test_broken_files_in_every_split_are_reported_flagged_and_never_stop_the_course(
+    whole, tmp_path
+):
     shutil.copytree(whole / "data", tmp_path / "data")
     raw, split = tmp_path / "data" / TINY.name / "raw", truth(whole / "data" / TINY.name)["split"]
     complete = truth(whole / "data" / TINY.name)["missing"].isin([None, ""]).to_numpy()
-    ids = {name: split.index[(split == name).to_numpy() & complete] for name in ("train", "selection", "test")}
+    ids = {
+        name: split.index[(split == name).to_numpy() & complete]
+        for name in ("train", "selection", "test")
+    }
     reasons = {}  # of clips of which nothing is left
     for clip_id in (ids["train"][0], ids["selection"][0], ids["test"][0]):
         (raw / f"{clip_id}.mp4").write_text("this was never a film\n" * 50)
@@ -148,12 +182,19 @@ def test_broken_files_in_every_split_are_reported_flagged_and_never_stop_the_cou
     test = parts(tmp_path, settings)["test"]
     found = evaluate(trained["taemi", 0], test).predictions
     flagged = found.absent
-    assert {clip for clip, absent in zip(found.clip_ids, flagged) if absent} == {ids["test"][0], ids["test"][1]}
+    assert {clip for clip, absent in zip(found.clip_ids, flagged) if absent} == {
+        ids["test"][0],
+        ids["test"][1],
+    }
     assert np.isfinite(found.prediction).all()
-    np.testing.assert_allclose(*found.prediction[flagged], atol=1e-6)  # both from the missing tokens alone
+    np.testing.assert_allclose(
+        *found.prediction[flagged], atol=1e-6
+    )  # both from the missing tokens alone
     alone = predict(raw / f"{ids['test'][0]}.mp4", trained["taemi", 0].folder, device="cpu")
     assert alone.all_absent and "missing tokens alone" in str(alone)
-    np.testing.assert_allclose(list(alone.values.values()), found.prediction[flagged][0].clip(0, 1), atol=1e-5)
+    np.testing.assert_allclose(
+        list(alone.values.values()), found.prediction[flagged][0].clip(0, 1), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,9 +218,19 @@ def test_an_unknown_name_on_the_command_line_is_one_line_with_the_valid_ones(arg
 @pytest.mark.slow
 def test_what_a_notebook_refuses_the_command_line_says_without_a_traceback(tmp_path):
     (tmp_path / "data" / "smoke").mkdir(parents=True)
-    (tmp_path / "data" / "smoke" / "generator.json").write_text('{"version": 1, "clips": 5, "seed": 7, "label_noise": 0.08}')
+    (tmp_path / "data" / "smoke" / "generator.json").write_text(
+        '{"version": 1, "clips": 5, "seed": 7, "label_noise": 0.08}'
+    )
     done = command_line(
-        "run", "--profile", "smoke", "--from", "02", "--data-root", tmp_path / "data", "--runs-root", tmp_path / "runs"
+        "run",
+        "--profile",
+        "smoke",
+        "--from",
+        "02",
+        "--data-root",
+        tmp_path / "data",
+        "--runs-root",
+        tmp_path / "runs",
     )
     assert done.returncode == 1
     assert "02_feature_extraction" in done.stderr and "clips is 5, asked for 48" in done.stderr
@@ -189,8 +240,12 @@ def test_what_a_notebook_refuses_the_command_line_says_without_a_traceback(tmp_p
 def command_line(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "taemi_lib", *map(str, arguments)],
-        capture_output=True, text=True, cwd=ROOT, timeout=120, env=os.environ | {"TQDM_DISABLE": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+        env=os.environ | {"TQDM_DISABLE": "1"},
+    )
 
 
 # --- kill -9, five times on the way through
@@ -200,24 +255,39 @@ COURSE = "import sys; sys.path.insert(0, sys.argv[1]); import test_steps, pathli
 
 
 def histories(folder):
-    """{path: epochs} of every run; the pattern keeps out of the checkpoint folders, which come and go while runs are watched."""
-    return {path: json.loads(path.read_text()) for path in (folder / "runs" / TINY.name).glob("systems/*/*/seed*/history.json")}
+    """{path: epochs} of every run; the pattern keeps out of the checkpoint folders, which come and
+    go while runs are watched."""
+    return {
+        path: json.loads(path.read_text())
+        for path in (folder / "runs" / TINY.name).glob("systems/*/*/seed*/history.json")
+    }
 
 
 def progress(folder):
     """(clips made, clips encoded, epochs trained) so far."""
     data, runs = folder / "data" / TINY.name, folder / "runs" / TINY.name
-    made = TINY.data.clips if (data / "truth.parquet").exists() else len(list(data.glob("rows/*.json")))
+    made = (
+        TINY.data.clips
+        if (data / "truth.parquet").exists()
+        else len(list(data.glob("rows/*.json")))
+    )
     epochs = map(len, histories(folder).values())
     return made, len(list(runs.glob("features/clips/*.safetensors"))), max(epochs, default=0)
 
 
 def finished(folder):
-    """What may never be made again: clips and features by the time of their file, epochs by the seconds they took."""
+    """What may never be made again: clips and features by the time of their file, epochs by the
+    seconds they took."""
     data, runs = folder / "data" / TINY.name, folder / "runs" / TINY.name
-    made = data.glob("raw/?????.mp4") if (data / "truth.parquet").exists() else (
-        data / "raw" / f"{row.stem}.mp4" for row in data.glob("rows/*.json"))  # fmt: skip
-    found = {path: path.stat().st_mtime_ns for path in [*made, *runs.glob("features/clips/*.safetensors")]}
+    made = (
+        data.glob("raw/?????.mp4")
+        if (data / "truth.parquet").exists()
+        else (data / "raw" / f"{row.stem}.mp4" for row in data.glob("rows/*.json"))
+    )
+    found = {
+        path: path.stat().st_mtime_ns
+        for path in [*made, *runs.glob("features/clips/*.safetensors")]
+    }
     for path, epochs in histories(folder).items():
         found |= {(path, number): epoch["seconds"] for number, epoch in enumerate(epochs)}
     return found
@@ -225,21 +295,33 @@ def finished(folder):
 
 @pytest.mark.slow
 def test_five_kills_on_the_way_lose_nothing_and_end_in_the_same_results(whole, tmp_path):
-    """Each kill comes when so many clips are made, encoded, or epochs trained; every other one hits the parent alone, as when a
-    notebook's kernel is restarted: its workers must go too.
+    """Each kill comes when so many clips are made, encoded, or epochs trained; every other one hits
+    the parent alone, as when a notebook's kernel is restarted: its workers must go too.
     """
     draw = random.Random(5)
-    moments = [(0, draw.randint(1, 9)), (0, draw.randint(12, 24)), (1, draw.randint(1, 9)), (1, draw.randint(12, 24)),
-               (2, draw.randint(2, 20))]  # fmt: skip
+    moments = [
+        (0, draw.randint(1, 9)),
+        (0, draw.randint(12, 24)),
+        (1, draw.randint(1, 9)),
+        (1, draw.randint(12, 24)),
+        (2, draw.randint(2, 20)),
+    ]
     command = [sys.executable, "-c", COURSE, str(Path(__file__).parent), str(tmp_path)]
-    options = {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    options = {
+        "env": os.environ | {"PYTHONPATH": str(ROOT)},
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
     kept = {}
     for number, (step, enough) in enumerate(moments):
         process = subprocess.Popen(command, start_new_session=True, **options)
         try:
             deadline = time.monotonic() + 120
             while progress(tmp_path)[step] < enough:
-                assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+                assert process.poll() is None and time.monotonic() < deadline, (
+                    process.communicate()[0]
+                )
                 time.sleep(0.005)
         finally:
             (os.kill if number % 2 else os.killpg)(process.pid, signal.SIGKILL)

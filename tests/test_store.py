@@ -1,4 +1,5 @@
-"""The store: what goes in comes out, whoever made it is remembered, and nothing is ever half there."""
+"""The store: what goes in comes out, whoever made it is remembered, and nothing is ever half
+there."""
 
 import json
 import os
@@ -13,13 +14,23 @@ MADE_BY = {"audio": "micro:audio@11111111, 12 s", "text": "micro:text@22222222, 
 
 def features(clip_id="a", **changes):
     generator = np.random.default_rng(0)
-    given = dict(
-        audio=Sequence(generator.normal(size=(7, 5)).astype(np.float32), np.arange(7, dtype=np.float32) / 50),
-        vision=None,
-        tokens=Sequence(generator.normal(size=(3, 4)).astype(np.float32), np.arange(3, dtype=np.float32)),
-        pooled=np.ones(4, np.float32), transcript="so glad", absent={"vision": "no video track"},
-        damaged={"audio": "truncated: 1.0 of 2.0 s decode"},
-    ) | changes
+    given = (
+        dict(
+            audio=Sequence(
+                generator.normal(size=(7, 5)).astype(np.float32),
+                np.arange(7, dtype=np.float32) / 50,
+            ),
+            vision=None,
+            tokens=Sequence(
+                generator.normal(size=(3, 4)).astype(np.float32), np.arange(3, dtype=np.float32)
+            ),
+            pooled=np.ones(4, np.float32),
+            transcript="so glad",
+            absent={"vision": "no video track"},
+            damaged={"audio": "truncated: 1.0 of 2.0 s decode"},
+        )
+        | changes
+    )
     return ClipFeatures(clip_id, **given)
 
 
@@ -34,7 +45,11 @@ def test_what_goes_in_comes_out_in_half_precision(tmp_path):
     np.testing.assert_array_equal(there.pooled, np.ones(4))
     assert there.vision is None and there.transcript == "so glad"
     assert there.absent == given.absent and there.damaged == given.damaged
-    assert "a" in store and store.clip_ids() == ["a"] and store.shapes("a") == {"audio": (7, 5), "text": (3, 4)}
+    assert (
+        "a" in store
+        and store.clip_ids() == ["a"]
+        and store.shapes("a") == {"audio": (7, 5), "text": (3, 4)}
+    )
     assert store.report().values.tolist() == [["a", "vision", "no video track"]]
     assert store.report("damaged")["modality"].tolist() == ["audio"]
 
@@ -47,7 +62,9 @@ def test_a_clip_with_nothing_keeps_its_reasons(tmp_path):
 
 def test_a_store_of_other_encoders_is_refused_with_both_names(tmp_path):
     Store(tmp_path, MADE_BY)
-    with pytest.raises(StoreError, match="micro:audio@11111111, 12 s, asked for large@33333333, 12 s") as caught:
+    with pytest.raises(
+        StoreError, match="micro:audio@11111111, 12 s, asked for large@33333333, 12 s"
+    ) as caught:
         Store(tmp_path, MADE_BY | {"audio": "large@33333333, 12 s"})
     assert "micro:text" not in str(caught.value)  # only what differs
     assert Store(tmp_path, MADE_BY).identity == MADE_BY
@@ -79,7 +96,9 @@ def test_a_write_that_is_interrupted_leaves_the_old_version_or_nothing(tmp_path,
     for clip_id in ("a", "b"):
         with pytest.raises(KeyboardInterrupt):
             store.write(features(clip_id, transcript="new"))
-    assert store.read("a").transcript == "so glad" and "b" not in store and store.clip_ids() == ["a"]
+    assert (
+        store.read("a").transcript == "so glad" and "b" not in store and store.clip_ids() == ["a"]
+    )
 
 
 def test_cleaning_removes_what_killed_processes_left_and_nothing_else(tmp_path):

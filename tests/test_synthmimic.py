@@ -15,7 +15,9 @@ from taemi_lib.profiles import EMOTIONS, ChoiceError, Data
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return synthmimic.generate(tmp_path_factory.mktemp("data") / "clips", Data(clips=10), progress=False)
+    return synthmimic.generate(
+        tmp_path_factory.mktemp("data") / "clips", Data(clips=10), progress=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,9 @@ def test_labels_follow_the_formula_by_hand():
 
 def test_labels_are_sparse_skewed_and_in_range(many):
     rng = np.random.default_rng(0)
-    labels = np.array([world.rate(world.noiseless(clip, "cue"), 0.08, rng) for clip in many["test"]])
+    labels = np.array(
+        [world.rate(world.noiseless(clip, "cue"), 0.08, rng) for clip in many["test"]]
+    )
     assert 0 <= labels.min() and labels.max() <= 1
     assert 0.4 < (labels == 0).mean() < 0.7
     assert (labels[labels > 0] >= world.TRACE).all()
@@ -90,10 +94,14 @@ def test_regimes_share_clips_and_noise(folder):
 
 
 def test_labels_of_the_first_regimes_are_those_of_version_1():
-    """Stored from version 1, seed 7, noise .08: whatever is added, runs and figures made with them stay comparable."""
+    """Stored from version 1, seed 7, noise .08: whatever is added, runs and figures made with them
+    stay comparable."""
+
     def label(regime, number):
         clip = world.draw(7_000_000 + number, "train")
-        return world.rate(world.noiseless(clip, regime), 0.08, np.random.default_rng([clip.seed, 7])).round(4)
+        return world.rate(
+            world.noiseless(clip, regime), 0.08, np.random.default_rng([clip.seed, 7])
+        ).round(4)
 
     for regime, first, total in [
         ("cue", [0.116, 0.0, 0.1299, 0.0, 0.0, 0.5696], 52.0837),
@@ -110,7 +118,9 @@ def test_where_both_events_count_each_gives_its_share_and_labels_stay_comparable
         expected[emotion] += world.BOTH_SHARE * (0.4 * seen + 0.3 * heard)
     assert world.counting_event(clip, "both") == -1
     assert world.noiseless(clip, "both") == pytest.approx(expected)
-    both, cue = (np.array([world.noiseless(c, regime) for c in many["test"]]) for regime in ("both", "cue"))
+    both, cue = (
+        np.array([world.noiseless(c, regime) for c in many["test"]]) for regime in ("both", "cue")
+    )
     assert 0 <= both.min() and both.max() <= 1
     assert both.std(axis=0).mean() == pytest.approx(cue.std(axis=0).mean(), rel=0.05)
 
@@ -118,7 +128,9 @@ def test_where_both_events_count_each_gives_its_share_and_labels_stay_comparable
 def test_in_text_the_words_weigh_most_and_in_face_cue_only_the_glance_tells(many):
     clip = world.draw(3, "train", complete=True)
     expected = 0.6 * np.array(clip.text)
-    expected[clip.emotions[clip.cue]] += 0.2 * clip.face[clip.cue] + 0.2 * clip.voice_strength[clip.cue]
+    expected[clip.emotions[clip.cue]] += (
+        0.2 * clip.face[clip.cue] + 0.2 * clip.voice_strength[clip.cue]
+    )
     assert world.noiseless(clip, "text") == pytest.approx(expected)
     assert all(world.counting_event(c, "face_cue") == c.gaze for c in many["test"])
     agree = np.mean([c.gaze == c.cue for c in many["test"]])
@@ -164,14 +176,18 @@ def test_the_same_seed_gives_the_same_decoded_clip(tmp_path):
     for clip in clips:
         render.write(clip, tmp_path / "clip.mp4")
         first.append(decoded(tmp_path / "clip.mp4"))
-    for clip, digest in reversed(list(zip(clips, first))):  # another order: no state may leak from clip to clip
+    for clip, digest in reversed(
+        list(zip(clips, first))
+    ):  # another order: no state may leak from clip to clip
         render.write(clip, tmp_path / "again.mp4")
         assert decoded(tmp_path / "again.mp4") == digest
     assert first[0] != first[1]
 
 
 def test_encoding_does_not_depend_on_what_lies_in_memory(tmp_path):
-    clip = world.draw(7_000_001, "train")  # with x264's lookahead, this one came out in several versions
+    clip = world.draw(
+        7_000_001, "train"
+    )  # with x264's lookahead, this one came out in several versions
     rng = np.random.default_rng(0)
     versions = set()
     for _ in range(8):
@@ -225,7 +241,8 @@ def test_a_face_shows_what_it_is_told():
 
 
 @pytest.mark.parametrize(
-    "missing, kinds", [("audio track", ["video"]), ("video track", ["audio"]), ("silent", ["audio", "video"])]
+    "missing, kinds",
+    [("audio track", ["video"]), ("video track", ["audio"]), ("silent", ["audio", "video"])],
 )
 def test_missing_modalities_are_really_missing(tmp_path, missing, kinds):
     import dataclasses

@@ -44,19 +44,30 @@ def test_taemi_is_the_papers_equations():
         stream, cross = model.streams[name], model.cross[name]
         projected = stream.project(clips.values[name]) + stream.time(clips.times[name])
         own = nn.MultiheadAttention(8, 2, batch_first=True)
-        own.load_state_dict({
-            "in_proj_weight": stream.attend.query_key_value.weight, "in_proj_bias": stream.attend.query_key_value.bias,
-            "out_proj.weight": stream.attend.output.weight, "out_proj.bias": stream.attend.output.bias,
-        })  # fmt: skip
+        own.load_state_dict(
+            {
+                "in_proj_weight": stream.attend.query_key_value.weight,
+                "in_proj_bias": stream.attend.query_key_value.bias,
+                "out_proj.weight": stream.attend.output.weight,
+                "out_proj.bias": stream.attend.output.bias,
+            }
+        )
         attended = stream.attend.norm(projected + own(projected, projected, projected)[0])
         both = nn.MultiheadAttention(8, 2, batch_first=True)
-        both.load_state_dict({
-            "in_proj_weight": torch.cat([cross.query.weight, cross.key.weight, cross.value.weight]),
-            "in_proj_bias": torch.cat([cross.query.bias, torch.randn(8), cross.value.bias]),
-            "out_proj.weight": cross.output.weight, "out_proj.bias": cross.output.bias,
-        })  # fmt: skip
+        both.load_state_dict(
+            {
+                "in_proj_weight": torch.cat(
+                    [cross.query.weight, cross.key.weight, cross.value.weight]
+                ),
+                "in_proj_bias": torch.cat([cross.query.bias, torch.randn(8), cross.value.bias]),
+                "out_proj.weight": cross.output.weight,
+                "out_proj.bias": cross.output.bias,
+            }
+        )
         parts.append(both(query[:, None], attended, attended)[0][:, 0])
-    hidden = functional.gelu(functional.linear(torch.cat(parts, -1), model.head[0].weight, model.head[0].bias))
+    hidden = functional.gelu(
+        functional.linear(torch.cat(parts, -1), model.head[0].weight, model.head[0].bias)
+    )
     expected = functional.linear(hidden, model.head[3].weight, model.head[3].bias)
     assert torch.allclose(model(clips).prediction, expected, atol=1e-5)
 
@@ -66,8 +77,12 @@ def padded(clips, extra, filling):
     values, mask, times = {}, {}, {}
     for name, tensor in clips.values.items():
         size = len(tensor)
-        values[name] = torch.cat([tensor, torch.full((size, extra, tensor.shape[-1]), filling)], dim=1)
-        mask[name] = torch.cat([clips.mask[name], torch.zeros(size, extra, dtype=torch.bool)], dim=1)
+        values[name] = torch.cat(
+            [tensor, torch.full((size, extra, tensor.shape[-1]), filling)], dim=1
+        )
+        mask[name] = torch.cat(
+            [clips.mask[name], torch.zeros(size, extra, dtype=torch.bool)], dim=1
+        )
         times[name] = torch.cat([clips.times[name], torch.full((size, extra), filling)], dim=1)
     return dataclasses.replace(clips, values=values, mask=mask, times=times, present={})
 
@@ -130,7 +145,9 @@ def test_a_missing_modality_is_replaced_by_its_token(model, name):
     assert torch.allclose(before[[0, 2, 3]], after[[0, 2, 3]])  # the others do not,
     assert not torch.allclose(before[1], complete[1])  # and the token is not the modality
     if name == "text":
-        assert token.vector.shape == (SIZES["text_dim"],)  # raw width: it replaces query and concatenated vector
+        assert token.vector.shape == (
+            SIZES["text_dim"],
+        )  # raw width: it replaces query and concatenated vector
     else:
         assert model(missing).attention[name][1, :, 0].eq(1).all()  # a sequence of length 1
 
@@ -159,7 +176,9 @@ def test_modality_dropout_shows_what_it_left_out_and_never_leaves_out_all(model)
 def test_the_text_moves_the_attention_and_the_time_features_let_it(model):
     clips = batch()
     other = dataclasses.replace(clips, pooled=clips.pooled.flip(0))
-    assert not torch.allclose(model(clips).attention["audio"], model(other).attention["audio"], atol=1e-4)
+    assert not torch.allclose(
+        model(clips).attention["audio"], model(other).attention["audio"], atol=1e-4
+    )
     constant = Batch({"audio": torch.ones(1, 9, 5)}, pooled=torch.randn(1, 6))
     weights = model(constant).attention["audio"]
     assert weights.std() > 1e-4  # the same sound at another moment is another key
@@ -178,7 +197,9 @@ def test_the_loss_is_the_mean_squared_error_plus_what_the_system_adds(model):
 
 def test_half_precision_features_are_computed_in_single(model):
     clips = batch()
-    half = dataclasses.replace(clips, values={key: value.half() for key, value in clips.values.items()})
+    half = dataclasses.replace(
+        clips, values={key: value.half() for key, value in clips.values.items()}
+    )
     assert model(half).prediction.dtype == torch.float32
     assert torch.allclose(model(half).prediction, model(clips).prediction, atol=1e-2)
 
@@ -195,8 +216,14 @@ def test_a_saved_system_comes_back_as_it_was(name, tmp_path, capsys):
     model = models.create(name, **SIZES).eval()
     model.save_pretrained(tmp_path)
     again = models.load(tmp_path)
-    assert type(again) is type(model) and torch.equal(again(batch()).prediction, model(batch()).prediction)
-    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    assert type(again) is type(model) and torch.equal(
+        again(batch()).prediction, model(batch()).prediction
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "README.md",
+    }
     card = (tmp_path / "README.md").read_text()
     assert f"{parameter_count(model):,}" in card and "Empathic Pain" in card and name in card
     assert capsys.readouterr().out == ""

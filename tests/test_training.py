@@ -12,24 +12,40 @@ import pytest
 import torch
 from toy import DIMS, dataset
 
-from taemi_lib import files, metrics, models, plots, training
-from taemi_lib.evaluation import evaluate, predict_dataset
+from taemi_lib import figures, models, training
+from taemi_lib.evaluation import metrics
+from taemi_lib.evaluation.scoring import evaluate, predict_dataset
 from taemi_lib.profiles import Model, Training
+from taemi_lib.support import files
 from taemi_lib.training import Schedule, load_run, train
 
 MODEL = Model(width=8, heads=2, mlp_width=8, dropout=0.1, input_dropout=0.1)
-PRESET = Training(learning_rate=1e-2, batch_size=8, epochs=4, patience=9, clip_value=None, clip_norm=1.0)
-CHANGING = {"seconds", "cpu_seconds", "peak_memory_mb"}  # the only numbers that may differ between two runs
+PRESET = Training(
+    learning_rate=1e-2, batch_size=8, epochs=4, patience=9, clip_value=None, clip_norm=1.0
+)
+CHANGING = {
+    "seconds",
+    "cpu_seconds",
+    "peak_memory_mb",
+}  # the only numbers that may differ between two runs
 
 
 def run(folder, system="taemi", preset=PRESET, **changes):
-    arguments = {"model": MODEL, "training": preset, "run_folder": folder, "progress": False, "device": "cpu"} | changes
+    arguments = {
+        "model": MODEL,
+        "training": preset,
+        "run_folder": folder,
+        "progress": False,
+        "device": "cpu",
+    } | changes
     return train(system, dataset(24), dataset(10, seed=1, prefix="held"), **arguments)
 
 
 def numbers(run):
     """Everything a run says, but for how long it took."""
-    history = [{key: value for key, value in entry.items() if key not in CHANGING} for entry in run.history]
+    history = [
+        {key: value for key, value in entry.items() if key not in CHANGING} for entry in run.history
+    ]
     return history, {key: value for key, value in run.metrics.items() if key not in CHANGING}
 
 
@@ -45,25 +61,48 @@ def finished(tmp_path_factory):
 def test_training_learns(tmp_path):
     """The labels are a function of the text vector; 200 clips are enough to find it."""
     preset = replace(PRESET, epochs=20, batch_size=16)
-    made = train("text_only", dataset(200), dataset(50, seed=1), model=replace(MODEL, mlp_width=32, input_dropout=0.0),
-                 training=preset, run_folder=tmp_path, progress=False, device="cpu")  # fmt: skip
+    made = train(
+        "text_only",
+        dataset(200),
+        dataset(50, seed=1),
+        model=replace(MODEL, mlp_width=32, input_dropout=0.0),
+        training=preset,
+        run_folder=tmp_path,
+        progress=False,
+        device="cpu",
+    )
     assert made.history[-1]["loss"] < 0.5 * made.history[0]["loss"]
     assert made.metrics["selection"]["mean_rho"] > 0.8
 
 
 def test_a_run_folder_holds_what_the_design_says(finished):
     assert {path.name for path in finished.folder.iterdir()} == {
-        ".lock", "config.json", "history.json", "metrics.json", "predictions.parquet", "best", "last",
-    }  # fmt: skip
+        ".lock",
+        "config.json",
+        "history.json",
+        "metrics.json",
+        "predictions.parquet",
+        "best",
+        "last",
+    }
     assert {path.name for path in (finished.folder / "last").iterdir()} == {
-        "model.safetensors", "config.json", "README.md", "optimizer.pt", "state.json",
-    }  # fmt: skip
+        "model.safetensors",
+        "config.json",
+        "README.md",
+        "optimizer.pt",
+        "state.json",
+    }
     assert finished.finished and len(finished.history) == 4
-    assert finished.config["sizes"]["audio_dim"] == DIMS["audio"] and "torch" in finished.config["versions"]
+    assert (
+        finished.config["sizes"]["audio_dim"] == DIMS["audio"]
+        and "torch" in finished.config["versions"]
+    )
     assert finished.metrics["best_epoch"] == finished.best_epoch
     assert set(finished.history[0]["dropped"]) == {"audio", "vision", "text"}
     table = finished.predictions()
-    assert list(table.columns) == ["clip_id", "emotion", "target", "prediction"] and len(table) == 60
+    assert (
+        list(table.columns) == ["clip_id", "emotion", "target", "prediction"] and len(table) == 60
+    )
     torch.load(finished.folder / "last" / "optimizer.pt", weights_only=True)
 
 
@@ -73,7 +112,9 @@ def test_the_best_checkpoint_gives_the_reported_score(finished):
     again = evaluate(finished, dataset(10, seed=1, prefix="held"), device="cpu", resamples=20)
     assert again.mean_rho == max(rhos)
     table = finished.predictions()
-    rho = metrics.mean_pearson(table["prediction"].to_numpy().reshape(-1, 6), table["target"].to_numpy().reshape(-1, 6))
+    rho = metrics.mean_pearson(
+        table["prediction"].to_numpy().reshape(-1, 6), table["target"].to_numpy().reshape(-1, 6)
+    )
     assert rho == pytest.approx(max(rhos), abs=1e-6)
 
 
@@ -108,16 +149,35 @@ def test_a_folder_of_another_configuration_is_refused_naming_the_difference(fini
     with pytest.raises(ValueError, match="encoders.audio"):
         run(finished.folder, encoders={"audio": "another"})
     with pytest.raises(ValueError, match="data.selection.labels"):
-        train("taemi", dataset(24), other, model=MODEL, training=PRESET, run_folder=finished.folder, device="cpu")
+        train(
+            "taemi",
+            dataset(24),
+            other,
+            model=MODEL,
+            training=PRESET,
+            run_folder=finished.folder,
+            device="cpu",
+        )
 
 
 class Killed(BaseException):
     """Stands for kill -9: nothing catches it."""
 
 
-@pytest.mark.parametrize("moment", ["batch 2 of epoch 1", "batch 2 of epoch 3", "best moved aside", "last moved aside",
-                                    "before last", "before metrics"])  # fmt: skip
-def test_a_run_killed_at_any_moment_goes_on_to_the_same_numbers(finished, tmp_path, monkeypatch, moment):
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "batch 2 of epoch 1",
+        "batch 2 of epoch 3",
+        "best moved aside",
+        "last moved aside",
+        "before last",
+        "before metrics",
+    ],
+)
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_numbers(
+    finished, tmp_path, monkeypatch, moment
+):
     with monkeypatch.context() as patch:
         _kill_at(moment, patch)
         with pytest.raises(Killed):
@@ -125,7 +185,9 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_numbers(finished, tmp_pa
     assert not load_run(tmp_path).finished
     resumed = run(tmp_path)
     assert numbers(resumed) == numbers(finished)
-    assert weights(resumed) == weights(finished) and weights(resumed, "last") == weights(finished, "last")
+    assert weights(resumed) == weights(finished) and weights(resumed, "last") == weights(
+        finished, "last"
+    )
     assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob("*.old"))
 
 
@@ -189,25 +251,37 @@ def finished_in_two_stages(tmp_path_factory):
     return two_stages(tmp_path_factory.mktemp("runs") / "two stages")
 
 
-def test_each_stage_has_its_own_schedule_and_only_the_last_is_selected_by_rho(finished_in_two_stages):
+def test_each_stage_has_its_own_schedule_and_only_the_last_is_selected_by_rho(
+    finished_in_two_stages,
+):
     made = finished_in_two_stages
-    first, last = ([entry for entry in made.history if entry["stage"] == stage] for stage in ("align", "fit"))
-    assert made.history == first + last and [entry["epoch"] for entry in made.history] == list(range(1, 9))
+    first, last = (
+        [entry for entry in made.history if entry["stage"] == stage] for stage in ("align", "fit")
+    )
+    assert made.history == first + last and [entry["epoch"] for entry in made.history] == list(
+        range(1, 9)
+    )
     assert [entry["learning_rate"] for entry in first] == [entry["learning_rate"] for entry in last]
-    assert not any("selection_rho" in entry for entry in first) and not any("selection_loss" in entry for entry in last)
+    assert not any("selection_rho" in entry for entry in first) and not any(
+        "selection_loss" in entry for entry in last
+    )
     assert made.metrics["best_epoch"] == made.best_epoch > 4 and made.metrics["epochs"] == 8
     assert made.metrics["selection"]["mean_rho"] == max(entry["selection_rho"] for entry in last)
     align = min(first, key=lambda entry: entry["selection_loss"])["epoch"]
     assert f"epoch {align}, align loss" in (made.folder / "best_align" / "README.md").read_text()
-    assert plots.training_curves({"yu2025": made.history}).axes
+    assert figures.training_curves({"yu2025": made.history}).axes
 
 
-def test_a_stage_starts_from_the_best_epoch_of_the_one_before(tmp_path, finished_in_two_stages, monkeypatch):
+def test_a_stage_starts_from_the_best_epoch_of_the_one_before(
+    tmp_path, finished_in_two_stages, monkeypatch
+):
     one_epoch, started = training._one_epoch, {}
 
     def noted(accelerator, network, *rest):
         plain = accelerator.unwrap_model(network)
-        started.setdefault(plain.stage, {key: value.clone() for key, value in plain.state_dict().items()})
+        started.setdefault(
+            plain.stage, {key: value.clone() for key, value in plain.state_dict().items()}
+        )
         return one_epoch(accelerator, network, *rest)
 
     monkeypatch.setattr(training, "_one_epoch", noted)
@@ -220,15 +294,35 @@ def test_a_stage_starts_from_the_best_epoch_of_the_one_before(tmp_path, finished
 
 def test_an_earlier_stage_stops_by_its_own_loss(tmp_path, monkeypatch):
     losses = iter([0.5, 0.3, 0.4, 0.35, 0.1])
-    monkeypatch.setattr(training, "_selection_loss", lambda network, selection: {"selection_loss": next(losses)})
+    monkeypatch.setattr(
+        training, "_selection_loss", lambda network, selection: {"selection_loss": next(losses)}
+    )
     made = two_stages(tmp_path, preset=replace(PRESET, epochs=5, patience=2))
-    assert [entry["selection_loss"] for entry in made.history if entry["stage"] == "align"] == [0.5, 0.3, 0.4, 0.35]
+    assert [entry["selection_loss"] for entry in made.history if entry["stage"] == "align"] == [
+        0.5,
+        0.3,
+        0.4,
+        0.35,
+    ]
     assert "epoch 2" in (tmp_path / "best_align" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("moment", ["best_align moved aside", "last moved aside", "before last", "between the stages", "batch 2 of epoch 1",
-                                    "batch 2 of epoch 3", "best moved aside", "before metrics"])  # fmt: skip
-def test_a_run_of_two_stages_killed_at_any_moment_goes_on_to_the_same_numbers(finished_in_two_stages, tmp_path, monkeypatch, moment):
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "best_align moved aside",
+        "last moved aside",
+        "before last",
+        "between the stages",
+        "batch 2 of epoch 1",
+        "batch 2 of epoch 3",
+        "best moved aside",
+        "before metrics",
+    ],
+)
+def test_a_run_of_two_stages_killed_at_any_moment_goes_on_to_the_same_numbers(
+    finished_in_two_stages, tmp_path, monkeypatch, moment
+):
     """Batches are counted in the last stage; the moves come in the first."""
     with monkeypatch.context() as patch:
         _kill_at(moment, patch)
@@ -243,20 +337,35 @@ def test_a_run_of_two_stages_killed_at_any_moment_goes_on_to_the_same_numbers(fi
 
 def test_a_calibrated_system_brings_its_settings_and_resumes_exactly(tmp_path, monkeypatch):
     whole = run(tmp_path / "whole", "savchenko2025")
-    assert whole.config["training"]["batch_size"] == 128 and whole.config["training"]["weight_decay"] == 0.0
+    assert (
+        whole.config["training"]["batch_size"] == 128
+        and whole.config["training"]["weight_decay"] == 0.0
+    )
     kept = whole.model()
-    assert torch.allclose(kept.weights.sum(dim=0), torch.ones(6)) and not torch.equal(kept.weights, torch.full((3, 6), 1 / 3))
+    assert torch.allclose(kept.weights.sum(dim=0), torch.ones(6)) and not torch.equal(
+        kept.weights, torch.full((3, 6), 1 / 3)
+    )
     again = evaluate(whole, dataset(10, seed=1, prefix="held"), device="cpu", resamples=0)
-    assert again.mean_rho == whole.metrics["selection"]["mean_rho"] == max(entry["selection_rho"] for entry in whole.history)
+    assert (
+        again.mean_rho
+        == whole.metrics["selection"]["mean_rho"]
+        == max(entry["selection_rho"] for entry in whole.history)
+    )
     with monkeypatch.context() as patch:
         _kill_at("before last", patch)
         with pytest.raises(Killed):
             run(tmp_path / "killed", "savchenko2025")
     resumed = run(tmp_path / "killed", "savchenko2025")
-    assert numbers(resumed) == numbers(whole) and weights(resumed) == weights(whole) and weights(resumed, "last") == weights(whole, "last")
+    assert (
+        numbers(resumed) == numbers(whole)
+        and weights(resumed) == weights(whole)
+        and weights(resumed, "last") == weights(whole, "last")
+    )
 
 
-def test_calibration_is_before_every_score_and_sees_the_whole_selection_split_without_gradients(tmp_path, monkeypatch):
+def test_calibration_is_before_every_score_and_sees_the_whole_selection_split_without_gradients(
+    tmp_path, monkeypatch
+):
     seen = []
 
     def noted(self, batches):
@@ -281,7 +390,9 @@ def test_kill_minus_nine_in_another_process_changes_nothing(tmp_path, system):
     try:
         deadline = time.monotonic() + 120
         while not (folder / "history.json").exists():
-            assert process.poll() is None and time.monotonic() < deadline, "training never reached its first epoch"
+            assert process.poll() is None and time.monotonic() < deadline, (
+                "training never reached its first epoch"
+            )
             time.sleep(0.01)
         time.sleep(0.2)
     finally:
@@ -289,7 +400,10 @@ def test_kill_minus_nine_in_another_process_changes_nothing(tmp_path, system):
         process.wait()
     epochs = len(json.loads((folder / "history.json").read_text()))
     assert epochs < 40, "the process was too fast to be killed in the middle"
-    resumed, whole = run(folder, system, preset=preset), run(tmp_path / "whole", system, preset=preset)
+    resumed, whole = (
+        run(folder, system, preset=preset),
+        run(tmp_path / "whole", system, preset=preset),
+    )
     assert numbers(resumed) == numbers(whole) and weights(resumed) == weights(whole)
 
 
@@ -317,10 +431,14 @@ def test_the_learning_rate_warms_up_over_one_epoch_then_follows_a_cosine_per_ste
     assert Schedule(Training(learning_rate=1.0, epochs=1, warmup_epochs=0), 2)(0) == 1.0
 
 
-def test_accumulation_steps_once_for_several_batches_and_once_for_what_is_left(tmp_path, monkeypatch):
+def test_accumulation_steps_once_for_several_batches_and_once_for_what_is_left(
+    tmp_path, monkeypatch
+):
     steps = []
     real = torch.optim.AdamW.step
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: (steps.append(1), real(self, *a, **k))[1])
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self, *a, **k: (steps.append(1), real(self, *a, **k))[1]
+    )
     made = run(tmp_path, preset=replace(PRESET, batch_size=4, accumulation=4, epochs=2))
     assert len(steps) == 2 * 2  # two epochs of 6 batches: 4, then the 2 that are left
     assert made.history[0]["learning_rate"] == PRESET.learning_rate
@@ -338,18 +456,29 @@ def test_selection_uses_every_clip_in_float32_and_training_mode_comes_back(finis
 def test_a_clip_without_any_modality_is_predicted_from_the_tokens_and_flagged(finished):
     clips = dataset(10, seed=1)
     reasons = dict.fromkeys(("audio", "vision", "text"), "empty file")
-    nothing = replace(clips[3][0], audio=None, vision=None, tokens=None, pooled=None, absent=reasons)
+    nothing = replace(
+        clips[3][0], audio=None, vision=None, tokens=None, pooled=None, absent=reasons
+    )
     clips.store.clips[nothing.clip_id] = nothing
     clips._kept.clear()
     result = predict_dataset(finished.model(), clips)
-    assert result.absent.tolist() == [index == 3 for index in range(10)] and np.isfinite(result.prediction).all()
+    assert (
+        result.absent.tolist() == [index == 3 for index in range(10)]
+        and np.isfinite(result.prediction).all()
+    )
 
 
 def test_bad_data_is_refused_before_the_first_epoch(tmp_path):
     unlabelled, flat, average = dataset(24), dataset(10, seed=1), dataset(24, audio_average=5)
     unlabelled.targets[3] = np.nan
     flat.targets[:, 1] = 0.0
-    common = {"model": MODEL, "training": PRESET, "run_folder": tmp_path / "run", "progress": False, "device": "cpu"}
+    common = {
+        "model": MODEL,
+        "training": PRESET,
+        "run_folder": tmp_path / "run",
+        "progress": False,
+        "device": "cpu",
+    }
     with pytest.raises(ValueError, match="1 training clips have no labels.*'clip003'"):
         train("taemi", unlabelled, dataset(10, seed=1), **common)
     with pytest.raises(ValueError, match="'Amusement'"):
@@ -363,8 +492,16 @@ def test_a_diverging_loss_is_an_error_that_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="epoch 1.*learning_rate"):
         broken = dataset(24)
         broken[0][0].vision.values[:] = np.inf
-        train("taemi", broken, dataset(10, seed=1), model=MODEL, training=PRESET, run_folder=tmp_path, progress=False,
-              device="cpu")  # fmt: skip
+        train(
+            "taemi",
+            broken,
+            dataset(10, seed=1),
+            model=MODEL,
+            training=PRESET,
+            run_folder=tmp_path,
+            progress=False,
+            device="cpu",
+        )
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path):
@@ -373,7 +510,9 @@ def test_a_run_that_is_not_there_is_named(tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("system", ["taemi", "yu2025", "savchenko2025", "mult", "misa", "hallmen2025"])
+@pytest.mark.parametrize(
+    "system", ["taemi", "yu2025", "savchenko2025", "mult", "misa", "hallmen2025"]
+)
 def test_mixed_precision_with_gradient_scaling_on_cuda(system, tmp_path):
     made = run(tmp_path, system=system, device="cuda", preset=replace(PRESET, epochs=2))
     state = torch.load(tmp_path / "last" / "optimizer.pt", weights_only=True)

@@ -1,4 +1,5 @@
-"""Small clips in memory, for tests of models and training: random features whose labels the features decide."""
+"""Small clips in memory, for tests of models and training: random features whose labels the
+features decide."""
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,17 @@ from taemi_lib.profiles import EMOTIONS
 
 DIMS = {"audio": 5, "vision": 4, "text": 6}
 SIZES = {
-    "audio_dim": 5, "vision_dim": 4, "text_dim": 6, "width": 8, "heads": 2, "mlp_width": 8,
-    "dropout": 0.1, "input_dropout": 0.1, "modality_dropout": 0.1, "time_features": True,
-}  # fmt: skip
+    "audio_dim": 5,
+    "vision_dim": 4,
+    "text_dim": 6,
+    "width": 8,
+    "heads": 2,
+    "mlp_width": 8,
+    "dropout": 0.1,
+    "input_dropout": 0.1,
+    "modality_dropout": 0.1,
+    "time_features": True,
+}
 
 
 class MemoryStore:
@@ -50,11 +59,19 @@ def sequence(steps, width, rng, rate=10.0, dtype=np.float16):
 
 
 def clip(name, rng, without=()):
-    tokens = None if "text" in without else sequence(int(rng.integers(2, 6)), DIMS["text"], rng, rate=1.0)
+    tokens = (
+        None
+        if "text" in without
+        else sequence(int(rng.integers(2, 6)), DIMS["text"], rng, rate=1.0)
+    )
     return ClipFeatures(
         clip_id=name,
-        audio=None if "audio" in without else sequence(int(rng.integers(4, 12)), DIMS["audio"], rng, rate=50.0),
-        vision=None if "vision" in without else sequence(int(rng.integers(3, 9)), DIMS["vision"], rng),
+        audio=None
+        if "audio" in without
+        else sequence(int(rng.integers(4, 12)), DIMS["audio"], rng, rate=50.0),
+        vision=None
+        if "vision" in without
+        else sequence(int(rng.integers(3, 9)), DIMS["vision"], rng),
         tokens=tokens,
         pooled=None if tokens is None else np.asarray(tokens.values[0], dtype=np.float32),
         transcript=None if tokens is None else "words",
@@ -66,7 +83,10 @@ def dataset(count=24, seed=0, audio_average=1, prefix="clip"):
     """Clips of which every fifth lacks a modality; the labels are a function of the text vector."""
     rng = np.random.default_rng(seed)
     lacking = [("audio",), ("vision",), ("text",)]
-    clips = [clip(f"{prefix}{i:03d}", rng, lacking[i // 5 % 3] if i % 5 == 4 else ()) for i in range(count)]
+    clips = [
+        clip(f"{prefix}{i:03d}", rng, lacking[i // 5 % 3] if i % 5 == 4 else ())
+        for i in range(count)
+    ]
     vectors = np.stack([np.zeros(6) if c.pooled is None else c.pooled for c in clips])
     labels = 1 / (1 + np.exp(-vectors))
     table = pd.DataFrame(labels, columns=list(EMOTIONS), index=[c.clip_id for c in clips])

@@ -1,4 +1,5 @@
-"""The clips: their table (`manifest`), its readers (`vidmimic2`, `synthmimic`, a CSV) and their decoding (`media`)."""
+"""The clips: their table (`manifest`), its readers (`vidmimic2`, `synthmimic`, a CSV) and their
+decoding (`media`)."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ SOURCES = ("synthmimic", "vidmimic2", "csv")
 
 
 def load(data: profiles.Data, root: str | Path) -> Manifest:
-    """The manifest of a profile's data in `root`: a folder, or for the source "csv" the table itself.
+    """The manifest of a profile's data in `root`: a folder, or for the source "csv" the table
+    itself.
 
     Raises ChoiceError for an unknown source and ManifestError for data that breaks rules.
     """
@@ -25,7 +27,9 @@ def load(data: profiles.Data, root: str | Path) -> Manifest:
         return vidmimic2.read(root, seed=data.seed)
     if data.source == "csv":
         return read_csv(root, seed=data.seed)
-    raise profiles.ChoiceError(f"there is no data source {data.source!r}; the sources are: {', '.join(SOURCES)}")
+    raise profiles.ChoiceError(
+        f"there is no data source {data.source!r}; the sources are: {', '.join(SOURCES)}"
+    )
 
 
 __all__ = ["Clip", "Manifest", "ManifestError", "load", "read_csv"]

@@ -1,8 +1,9 @@
 """The clip table: which clips there are, where their files lie, and their labels.
 
-Everything starts here: a reader (a CSV of one's own clips, `vidmimic2`, `synthmimic`) makes a `Manifest`, the encoders
-read its files, the training reads its labels. A manifest that exists is sound: construction checks every rule and lists
-all the problems at once, before anything is decoded.
+Everything starts here: a reader (a CSV of one's own clips, `vidmimic2`, `synthmimic`) makes a
+`Manifest`, the encoders read its files, the training reads its labels. A manifest that exists is
+sound: construction checks every rule and lists all the problems at once, before anything is
+decoded.
 """
 
 from __future__ import annotations
@@ -24,25 +25,31 @@ from taemi_lib.profiles import EMOTIONS, SPLITS, ChoiceError
 
 COLUMNS = ("split", "video", "audio", "transcript", *EMOTIONS)
 _LABELLED_SPLITS = ("train", "selection", "test")
-_ID = re.compile(r"\w[\w.\- ]{0,199}")  # an id names a file of the feature store: no separators, no leading dot
+_ID = re.compile(
+    r"\w[\w.\- ]{0,199}"
+)  # an id names a file of the feature store: no separators, no leading dot
 
 
 class ManifestError(ValueError):
-    """A clip table that breaks rules. `problems` holds one line per finding: file, row, column, what is wrong."""
+    """A clip table that breaks rules. `problems` holds one line per finding: file, row, column,
+    what is wrong."""
 
     def __init__(self, source: str, problems: Sequence[str]):
         self.problems = list(problems)
         count = len(self.problems)
         lines = "\n  ".join(self.problems)
-        super().__init__(f"{source}: {count} problem{'s' * (count != 1)}, nothing was read:\n  {lines}")
+        super().__init__(
+            f"{source}: {count} problem{'s' * (count != 1)}, nothing was read:\n  {lines}"
+        )
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One row: file paths are absolute, `labels` are the six intensities (6,) in [0, 1] or None where unknown.
+    """One row: file paths are absolute, `labels` are the six intensities (6,) in [0, 1] or None
+    where unknown.
 
-    `audio` is a separate sound file; where it is None the sound comes from `video`. `transcript` is None where the
-    source has no transcripts at all, and "" where it says that nothing was spoken.
+    `audio` is a separate sound file; where it is None the sound comes from `video`. `transcript` is
+    None where the source has no transcripts at all, and "" where it says that nothing was spoken.
     """
 
     clip_id: str
@@ -56,20 +63,30 @@ class Clip:
 class Manifest:
     """All clips of one source, checked.
 
-    table:  one row a clip with the columns clip_id (or as index), video and optionally split, audio, transcript and the
-            six emotions; cells may be strings as read from a file. Rows without a split get one by `default_split`.
+    table:  one row a clip with the columns clip_id (or as index), video and optionally split,
+            audio, transcript and the six emotions; cells may be strings as read from a file. Rows
+            without a split get one by `default_split`.
     root:   folder that the paths in `video` and `audio` are relative to, and must stay in.
     source: what to call this table in errors, usually the CSV's name.
-    labels: name of the label set ("cue", "fixed", ... of the generator); "" where there is only one.
-    places: "file, row n" for every row, for the errors; by default the rows of `source`, its header being row 1.
+    labels: name of the label set ("cue", "fixed", ... of the generator); "" where there is only
+    one. places: "file, row n" for every row, for the errors; by default the rows of `source`, its
+    header being row 1.
     names:  column names as the source spells them, where they differ ({"clip_id": "Filename"}).
 
-    Raises ManifestError listing every problem: duplicate or unusable ids, files that do not exist or lie outside
-    `root`, labels that are no numbers or outside [0, 1], unknown splits, labels missing where the split needs them.
+    Raises ManifestError listing every problem: duplicate or unusable ids, files that do not exist
+    or lie outside `root`, labels that are no numbers or outside [0, 1], unknown splits, labels
+    missing where the split needs them.
     """
 
-    def __init__(self, table: pd.DataFrame, root: str | Path, source: str, labels: str = "",
-                 places: Sequence[str] | None = None, names: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        root: str | Path,
+        source: str,
+        labels: str = "",
+        places: Sequence[str] | None = None,
+        names: Mapping[str, str] | None = None,
+    ):
         self.root, self.source, self.labels = Path(root), source, labels
         raw = table.reset_index() if "clip_id" not in table else table
         rows = raw.to_dict("records")
@@ -92,10 +109,19 @@ class Manifest:
         row = self.table.loc[clip_id]
         labels = row[list(EMOTIONS)].to_numpy(np.float64)
         video, audio = (self.root / row[kind] if row[kind] else None for kind in ("video", "audio"))
-        return Clip(clip_id, row["split"], video, audio, row["transcript"], None if np.isnan(labels).any() else labels)
+        return Clip(
+            clip_id,
+            row["split"],
+            video,
+            audio,
+            row["transcript"],
+            None if np.isnan(labels).any() else labels,
+        )
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{n} {split}" for split in SPLITS if (n := int((self.table["split"] == split).sum())))
+        counts = ", ".join(
+            f"{n} {split}" for split in SPLITS if (n := int((self.table["split"] == split).sum()))
+        )
         return f"Manifest({self.source}: {len(self)} clips{': ' + counts if counts else ''})"
 
     @property
@@ -109,7 +135,8 @@ class Manifest:
         return self._with(self.table[self.table["split"] == split])
 
     def thinned(self, split: str, count: int, seed: int = 0) -> Manifest:
-        """The same table with only `count` clips of `split`, drawn so that fewer are always a part of more.
+        """The same table with only `count` clips of `split`, drawn so that fewer are always a part
+        of more.
 
         Raises ValueError when the split has fewer clips.
         """
@@ -120,27 +147,36 @@ class Manifest:
         return self._with(self.table.drop(index=dropped))
 
     def targets(self, clip_ids: Iterable[str]) -> np.ndarray:
-        """Labels of these clips, (N, 6) float64 in the order of EMOTIONS. Raises ValueError naming unlabelled clips."""
+        """Labels of these clips, (N, 6) float64 in the order of EMOTIONS. Raises ValueError naming
+        unlabelled clips."""
         clip_ids = list(clip_ids)
         unknown = [clip_id for clip_id in clip_ids if clip_id not in self.table.index]
         if unknown:
             raise KeyError(f"{self.source} has no clip {', '.join(unknown[:5])}")
         values = self.table.loc[clip_ids, list(EMOTIONS)].to_numpy(np.float64)
-        unlabelled = [clip_id for clip_id, row in zip(clip_ids, values, strict=True) if np.isnan(row).any()]
+        unlabelled = [
+            clip_id for clip_id, row in zip(clip_ids, values, strict=True) if np.isnan(row).any()
+        ]
         if unlabelled:
-            raise ValueError(f"{self.source}: {len(unlabelled)} clips have no labels, for example {unlabelled[0]}; "
-                             "leave the predict split out where labels are needed")
+            raise ValueError(
+                f"{self.source}: {len(unlabelled)} clips have no labels, for example {unlabelled[0]}; "
+                "leave the predict split out where labels are needed"
+            )
         return values
 
     def with_labels(self, labels: pd.DataFrame, name: str) -> Manifest:
-        """The same clips under another label set: `labels` has the six emotions as columns and clip ids as index."""
+        """The same clips under another label set: `labels` has the six emotions as columns and clip
+        ids as index."""
         table = self.table.copy()
         table[list(EMOTIONS)] = labels.reindex(table.index)[list(EMOTIONS)].astype(np.float64)
         return Manifest(table, self.root, f"{self.source} [{name}]", name)
 
     def with_transcripts(self, transcripts: Mapping[str, str]) -> Manifest:
-        """The same clips with these transcripts; a clip that is not named is one where nothing was spoken."""
-        return self._with(self.table.assign(transcript=[transcripts.get(i, "") for i in self.table.index]))
+        """The same clips with these transcripts; a clip that is not named is one where nothing was
+        spoken."""
+        return self._with(
+            self.table.assign(transcript=[transcripts.get(i, "") for i in self.table.index])
+        )
 
     def _with(self, table: pd.DataFrame) -> Manifest:
         other = copy.copy(self)  # the rows were checked when they came in
@@ -148,14 +184,16 @@ class Manifest:
         return other
 
 
-def read_csv(path: str | Path, root: str | Path | None = None, selection_share: float = 0.1, seed: int = 0) -> Manifest:
+def read_csv(
+    path: str | Path, root: str | Path | None = None, selection_share: float = 0.1, seed: int = 0
+) -> Manifest:
     """One's own clips from a CSV.
 
-    Columns: clip_id, video, the six emotions (cells may be empty, all six or none), optionally split, audio,
-    transcript. Paths are relative to `root`, by default the CSV's folder, and stay in it. Without splits, labelled
-    clips are train and the others predict; where there is train but no selection, a seeded share of train becomes
-    selection. Where there is a transcript column, an empty cell means that nothing was spoken.
-    Raises ManifestError listing every problem.
+    Columns: clip_id, video, the six emotions (cells may be empty, all six or none), optionally
+    split, audio, transcript. Paths are relative to `root`, by default the CSV's folder, and stay in
+    it. Without splits, labelled clips are train and the others predict; where there is train but no
+    selection, a seeded share of train becomes selection. Where there is a transcript column, an
+    empty cell means that nothing was spoken. Raises ManifestError listing every problem.
     """
     path = Path(path)
     rows, places = read_rows(path, required=("clip_id", "video", *EMOTIONS))
@@ -168,32 +206,45 @@ def read_csv(path: str | Path, root: str | Path | None = None, selection_share: 
 
 
 def read_rows(path: Path, required: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
-    """Rows of a CSV as strings, and "file, row n" for each (the header is row 1, as spreadsheets count).
+    """Rows of a CSV as strings, and "file, row n" for each (the header is row 1, as spreadsheets
+    count).
 
-    Raises ManifestError when the file is missing, is no CSV in UTF-8, lacks a required column, or has ragged rows.
+    Raises ManifestError when the file is missing, is no CSV in UTF-8, lacks a required column, or
+    has ragged rows.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
     except OSError as error:
         raise ManifestError(path.name, [f"{path}: cannot be read ({error.strerror})"]) from error
     except UnicodeDecodeError as error:
-        raise ManifestError(path.name, [f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8"]) from error
+        raise ManifestError(
+            path.name, [f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8"]
+        ) from error
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True))
     except csv.Error as error:
         raise ManifestError(path.name, [f"{path}: is not a CSV ({error})"]) from error
     header = [name.strip() for name in lines[0]] if lines else []
-    problems = [f"{path.name}, row 1, column {name}: missing column" for name in required if name not in header]
-    problems += [f"{path.name}, row 1, column {name}: appears twice" for name in sorted(set(header))
-                 if name and header.count(name) > 1]
+    problems = [
+        f"{path.name}, row 1, column {name}: missing column"
+        for name in required
+        if name not in header
+    ]
+    problems += [
+        f"{path.name}, row 1, column {name}: appears twice"
+        for name in sorted(set(header))
+        if name and header.count(name) > 1
+    ]
     rows, places = [], []
     for number, cells in enumerate(lines[1:], start=2):
         if not any(cell.strip() for cell in cells):
             continue
         place = f"{path.name}, row {number}"
         if len(cells) != len(header):
-            problems.append(f"{place}, column {min(len(cells), len(header)) + 1}: "
-                            f"the row has {len(cells)} cells, the header {len(header)}")
+            problems.append(
+                f"{place}, column {min(len(cells), len(header)) + 1}: "
+                f"the row has {len(cells)} cells, the header {len(header)}"
+            )
         rows.append(dict(zip(header, (cell.strip() for cell in cells), strict=False)))
         places.append(place)
     if not rows and not problems:
@@ -204,7 +255,8 @@ def read_rows(path: Path, required: Sequence[str]) -> tuple[list[dict[str, str]]
 
 
 def hold_out(clip_ids: Iterable[str], share: float, seed: int) -> set[str]:
-    """A seeded share of the ids (at least one of two or more), the same whatever order they come in."""
+    """A seeded share of the ids (at least one of two or more), the same whatever order they come
+    in."""
     ordered = sorted(clip_ids)
     if not 0 <= share < 1:
         raise ValueError(f"selection_share is {share}, expected 0 <= share < 1")
@@ -215,23 +267,30 @@ def hold_out(clip_ids: Iterable[str], share: float, seed: int) -> set[str]:
 def _checked(
     rows: list[dict], root: Path, source: str, places: Sequence[str], names: Mapping[str, str]
 ) -> pd.DataFrame:
-    """The table in its final form (index clip_id, COLUMNS), or ManifestError with everything that is wrong with it."""
+    """The table in its final form (index clip_id, COLUMNS), or ManifestError with everything that
+    is wrong with it."""
     problems: list[str] = []
     first_place: dict[str, str] = {}
     finished: list[dict] = []
     for row, place in zip(rows, places, strict=True):
+
         def complain(column: str, what: str, place=place) -> None:
             problems.append(f"{place}, column {names.get(column, column)}: {what}")
 
         clip_id = _text(row.get("clip_id"))
         if not _ID.fullmatch(clip_id):
-            complain("clip_id", f"{clip_id!r} is not usable as an id; use letters, digits, '_', '-' and '.', "
-                                "no folders: it names a file inside the data folder")
+            complain(
+                "clip_id",
+                f"{clip_id!r} is not usable as an id; use letters, digits, '_', '-' and '.', "
+                "no folders: it names a file inside the data folder",
+            )
         elif clip_id in first_place:
             complain("clip_id", f"{clip_id!r} is a duplicate of {first_place[clip_id]}")
         first_place.setdefault(clip_id, place)
 
-        paths = {kind: _path(_text(row.get(kind)), root, kind, complain) for kind in ("video", "audio")}
+        paths = {
+            kind: _path(_text(row.get(kind)), root, kind, complain) for kind in ("video", "audio")
+        }
         if not any(_text(row.get(kind)) for kind in ("video", "audio")):
             complain("video", f"clip {clip_id!r} has neither a video nor an audio file")
 
@@ -239,20 +298,35 @@ def _checked(
         empty = [emotion for emotion, value in zip(EMOTIONS, values, strict=True) if value is None]
         if 0 < len(empty) < len(EMOTIONS):
             for emotion in empty:
-                complain(emotion, "is empty although other emotions of the clip have values; fill all six or none")
+                complain(
+                    emotion,
+                    "is empty although other emotions of the clip have values; fill all six or none",
+                )
 
         split = _text(row.get("split")) or ("predict" if empty else "train")
         if split not in SPLITS:
             complain("split", f"{split!r} is no split; the splits are: {', '.join(SPLITS)}")
         elif split in _LABELLED_SPLITS and len(empty) == len(EMOTIONS):
-            complain(EMOTIONS[0], f"a clip of the {split} split needs labels; without them its split is predict")
+            complain(
+                EMOTIONS[0],
+                f"a clip of the {split} split needs labels; without them its split is predict",
+            )
 
         transcript = row.get("transcript")
-        finished.append({
-            "clip_id": clip_id, "split": split, **paths,
-            "transcript": None if "transcript" not in row or transcript is None else _text(transcript),
-            **{emotion: math.nan if value is None else value for emotion, value in zip(EMOTIONS, values, strict=True)},
-        })
+        finished.append(
+            {
+                "clip_id": clip_id,
+                "split": split,
+                **paths,
+                "transcript": None
+                if "transcript" not in row or transcript is None
+                else _text(transcript),
+                **{
+                    emotion: math.nan if value is None else value
+                    for emotion, value in zip(EMOTIONS, values, strict=True)
+                },
+            }
+        )
     if problems:
         raise ManifestError(source, problems)
     table = pd.DataFrame(finished, columns=["clip_id", *COLUMNS]).set_index("clip_id")
@@ -266,7 +340,8 @@ def _text(cell: object) -> str:
 
 
 def _path(cell: str, root: Path, kind: str, complain) -> str:
-    """The cell as a path relative to `root`. Links inside the folder may point anywhere: their owner put them there."""
+    """The cell as a path relative to `root`. Links inside the folder may point anywhere: their
+    owner put them there."""
     if not cell:
         return ""
     base = os.path.abspath(root)

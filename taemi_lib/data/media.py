@@ -1,7 +1,9 @@
-"""Decoding with PyAV: a file becomes 16 kHz mono sound and RGB frames with their times, on one clock.
+"""Decoding with PyAV: a file becomes 16 kHz mono sound and RGB frames with their times, on one
+clock.
 
-What cannot be decoded raises `Unreadable` with a short reason, which the extraction writes into its report: a modality
-that is absent is never zeros and never noise. Of a damaged file the part before the damage is kept; `damage` says so.
+What cannot be decoded raises `Unreadable` with a short reason, which the extraction writes into its
+report: a modality that is absent is never zeros and never noise. Of a damaged file the part before
+the damage is kept; `damage` says so.
 """
 
 from __future__ import annotations
@@ -17,9 +19,14 @@ import numpy as np
 SAMPLE_RATE = 16_000  # Hz, what wav2vec2 and Whisper were trained on
 SILENCE = 2e-4  # peak amplitude, about 7 steps of 16-bit sound: below it there is nothing to hear
 LONGEST_SIDE = 512  # pixels; encoders see 224 at most, and 400 frames of full HD would take 2.5 GB
-_LATE = 0.25  # s, how much earlier than its header says a stream may end before it counts as truncated
+_LATE = (
+    0.25  # s, how much earlier than its header says a stream may end before it counts as truncated
+)
 _CUT = "a packet is cut off"
-_EXACT_HEADERS = ("mov,", "wav")  # containers whose header knows the true duration (others estimate it)
+_EXACT_HEADERS = (
+    "mov,",
+    "wav",
+)  # containers whose header knows the true duration (others estimate it)
 
 
 class Unreadable(Exception):
@@ -32,7 +39,8 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Audio:
-    """Mono sound: samples (N,) float32 at 16 kHz, duration in s; `damage` is "" for a sound file."""
+    """Mono sound: samples (N,) float32 at 16 kHz, duration in s; `damage` is "" for a sound
+    file."""
 
     samples: np.ndarray
     duration: float
@@ -41,7 +49,8 @@ class Audio:
 
 @dataclass(frozen=True)
 class Frames:
-    """Pictures: images (T, H, W, 3) uint8 RGB, times (T,) float32 in s; `damage` is "" for a sound file."""
+    """Pictures: images (T, H, W, 3) uint8 RGB, times (T,) float32 in s; `damage` is "" for a sound
+    file."""
 
     images: np.ndarray
     times: np.ndarray
@@ -49,7 +58,8 @@ class Frames:
 
 
 def read_audio(path: str | Path, seconds: float | None = None) -> Audio:
-    """The first `seconds` of the sound (all of it by default), channels averaged, resampled to 16 kHz.
+    """The first `seconds` of the sound (all of it by default), channels averaged, resampled to 16
+    kHz.
 
     Sample 0 is the start of the file, also where the sound sets in later. Raises Unreadable.
     """
@@ -82,10 +92,11 @@ def read_audio(path: str | Path, seconds: float | None = None) -> Audio:
 
 
 def read_frames(path: str | Path, maximum: int = 400, choice: str = "first") -> Frames:
-    """At most `maximum` frames: the "first" ones, or "uniform" over the clip. Times are the frames' own, in s.
+    """At most `maximum` frames: the "first" ones, or "uniform" over the clip. Times are the frames'
+    own, in s.
 
-    Frames larger than LONGEST_SIDE are scaled down as they come, and turned as the camera was held. Raises Unreadable,
-    and ValueError for another choice.
+    Frames larger than LONGEST_SIDE are scaled down as they come, and turned as the camera was held.
+    Raises Unreadable, and ValueError for another choice.
     """
     if choice not in ("first", "uniform"):
         raise ValueError(f"frame choice is {choice!r}, expected 'first' or 'uniform'")
@@ -101,7 +112,9 @@ def read_frames(path: str | Path, maximum: int = 400, choice: str = "first") -> 
                 break
             if index not in wanted:
                 continue
-            if not images:  # all frames in the size of the first, even if the stream changes it midway
+            if (
+                not images
+            ):  # all frames in the size of the first, even if the stream changes it midway
                 size, quarter_turns = _size(frame), round(frame.rotation / 90)  # counterclockwise
             picture = frame.reformat(*size, format="rgb24", interpolation="AREA").to_ndarray()
             images.append(np.rot90(picture, quarter_turns))
@@ -118,13 +131,16 @@ def is_silent(samples: np.ndarray) -> bool:
 
 
 class _Decoder:
-    """The frames of one stream, up to its end or to the first damage after something was decoded."""
+    """The frames of one stream, up to its end or to the first damage after something was
+    decoded."""
 
     def __init__(self, container, stream):
         self.container, self.stream = container, stream
         self.trouble = ""
         self.end = 0.0  # s, end of what was decoded
-        self._start = (container.start_time or 0) / av.time_base  # both streams are timed from the file's start
+        self._start = (
+            container.start_time or 0
+        ) / av.time_base  # both streams are timed from the file's start
         # One thread: the clips are what is run in parallel.
         stream.codec_context.thread_count = 1
 
@@ -138,7 +154,9 @@ class _Decoder:
                     return
                 if packet.is_corrupt:  # the file ends in the middle of it
                     self.trouble = _CUT
-                    frames = self.stream.codec_context.decode(None)  # what the decoder still holds back
+                    frames = self.stream.codec_context.decode(
+                        None
+                    )  # what the decoder still holds back
                 else:
                     frames = packet.decode()
             except av.FFmpegError as error:
@@ -151,18 +169,24 @@ class _Decoder:
                     self.trouble = "a frame is corrupt"
                     return
                 decoded = True
-                length = (frame.samples / frame.sample_rate if self.stream.type == "audio"
-                          else 1 / float(self.stream.average_rate or 25))
+                length = (
+                    frame.samples / frame.sample_rate
+                    if self.stream.type == "audio"
+                    else 1 / float(self.stream.average_rate or 25)
+                )
                 self.end = max(self.end, self.time(frame) + length)
                 yield frame
             if packet.is_corrupt:
                 return
 
     def time(self, frame) -> float:
-        """Seconds from the start of the file; a frame without a time stamp follows the one before it."""
+        """Seconds from the start of the file; a frame without a time stamp follows the one before
+        it."""
         if frame.pts is None:
             return self.end
-        clock = frame.time_base or self.stream.time_base  # frames that the decoder had held back come without one
+        clock = (
+            frame.time_base or self.stream.time_base
+        )  # frames that the decoder had held back come without one
         return frame.pts * clock.numerator / clock.denominator - self._start
 
     def damage(self, ended_early: bool) -> str:
@@ -194,10 +218,15 @@ def _opened(path: str | Path):
         container = av.open(str(path), metadata_errors="replace")
     except av.FFmpegError as error:
         is_mp4 = head[4:8] == b"ftyp"
-        raise Unreadable("truncated: the file's index is missing" if is_mp4 else "not a media file") from error
+        raise Unreadable(
+            "truncated: the file's index is missing" if is_mp4 else "not a media file"
+        ) from error
     with container:
-        # FFmpeg renders a .txt as the screen of a terminal, and cannot say what is in a file of unknown content.
-        if container.format.name == "tty" or not (container.streams.audio or container.streams.video):
+        # FFmpeg renders a .txt as the screen of a terminal, and cannot say what is in a file of
+        # unknown content.
+        if container.format.name == "tty" or not (
+            container.streams.audio or container.streams.video
+        ):
             raise Unreadable("not a media file")
         yield container
 
@@ -209,19 +238,26 @@ def _only(streams, otherwise: str):
 
 
 def _picture(container):
-    moving = [s for s in container.streams.video if av.stream.Disposition.attached_pic not in s.disposition]
+    moving = [
+        s
+        for s in container.streams.video
+        if av.stream.Disposition.attached_pic not in s.disposition
+    ]
     return _only(moving, "no video track")  # the cover of a music file is no video
 
 
 def _uniform(path: str | Path, maximum: int) -> set[int]:
-    """Indices of frames evenly spread over the clip; counting packets is quick, as nothing is decoded."""
+    """Indices of frames evenly spread over the clip; counting packets is quick, as nothing is
+    decoded."""
     with _opened(path) as container:
         stream = _picture(container)
         try:
             count = sum(packet.size > 0 for packet in container.demux(stream))
         except av.FFmpegError as error:
             raise Unreadable(f"damaged: {error.strerror}") from error
-    return set(np.linspace(0, max(count - 1, 0), min(maximum, max(count, 1))).round().astype(int).tolist())
+    return set(
+        np.linspace(0, max(count - 1, 0), min(maximum, max(count, 1))).round().astype(int).tolist()
+    )
 
 
 def _size(frame) -> tuple[int, int]:

@@ -1,7 +1,8 @@
-"""Reader of the official Hume-Vidmimic2 layout (PAPER.md, "The data's real layout"); the data itself is licence-gated.
+"""Reader of the official Hume-Vidmimic2 layout (docs/paper.md, "The data's real layout"); the data
+itself is licence-gated.
 
-Sound and picture both come from raw/. The other folders of the release (audio/, face_images/, vit/, wav2vec2/) are
-derived from it and are not read: here every feature is made by the same encoders.
+Sound and picture both come from raw/. The other folders of the release (audio/, face_images/, vit/,
+wav2vec2/) are derived from it and are not read: here every feature is made by the same encoders.
 """
 
 from __future__ import annotations
@@ -17,14 +18,19 @@ TRAIN, VALID, RAW = "train_split.csv", "valid_split.csv", "raw"
 
 
 def read(root: str | Path, seed: int = 0, selection_share: float = 0.1) -> Manifest:
-    """The folder's clips: train -> train + selection (seeded), valid -> test, ids of raw/ in neither table -> predict.
+    """The folder's clips: train -> train + selection (seeded), valid -> test, ids of raw/ in
+    neither table -> predict.
 
-    Models are chosen on a fold held out of train, so that the official validation set stays untouched until the end
-    (PAPER.md row 16). Raises ManifestError when a table or the folder raw/ is missing, or when a row breaks a rule.
+    Models are chosen on a fold held out of train, so that the official validation set stays
+    untouched until the end (docs/paper.md row 16). Raises ManifestError when a table or the folder
+    raw/ is missing, or when a row breaks a rule.
     """
     root = Path(root)
     if not (root / RAW).is_dir():
-        raise ManifestError(str(root), [f"{root / RAW}: there is no such folder; expected {RAW}/00000.mp4 and so on"])
+        raise ManifestError(
+            str(root),
+            [f"{root / RAW}: there is no such folder; expected {RAW}/00000.mp4 and so on"],
+        )
     problems, rows, places = [], [], []
     for name, split in ((TRAIN, "train"), (VALID, "test")):
         try:
@@ -34,7 +40,9 @@ def read(root: str | Path, seed: int = 0, selection_share: float = 0.1) -> Manif
             continue
         for row in labels:
             clip_id = _clip_id(row["Filename"])
-            rows.append({**row, "clip_id": clip_id, "split": split, "video": f"{RAW}/{clip_id}.mp4"})
+            rows.append(
+                {**row, "clip_id": clip_id, "split": split, "video": f"{RAW}/{clip_id}.mp4"}
+            )
         places += where
     if problems:
         raise ManifestError(str(root), problems)
@@ -44,7 +52,9 @@ def read(root: str | Path, seed: int = 0, selection_share: float = 0.1) -> Manif
             rows.append({"clip_id": video.stem, "split": "predict", "video": f"{RAW}/{video.name}"})
             places.append(f"{RAW}/{video.name}")
     table = pd.DataFrame(rows, columns=["clip_id", "split", "video", *EMOTIONS])
-    manifest = Manifest(table, root, root.name, places=places, names={"clip_id": "Filename", "video": "Filename"})
+    manifest = Manifest(
+        table, root, root.name, places=places, names={"clip_id": "Filename", "video": "Filename"}
+    )
     table = manifest.table
     held_out = hold_out(table.index[table["split"] == "train"], selection_share, seed)
     table.loc[sorted(held_out), "split"] = "selection"

@@ -1,11 +1,44 @@
-"""Experiments: what is compared with what (plan), missing masks, a grid of runs (study) and its tables, the course's own grid (whole)."""
+"""Experiments: what is compared with what (plan), missing masks, a grid of runs (study) and its
+tables, the course's own grid (whole)."""
 
-from taemi_lib.experiments.plan import EVERYWHERE, MASKED, NULL_SYSTEMS, PRIMARY, REFERENCE, SIZE_SYSTEMS, SIZES, TABLES
+from taemi_lib.experiments.plan import (
+    EVERYWHERE,
+    MASKED,
+    NULL_SYSTEMS,
+    PRIMARY,
+    REFERENCE,
+    SIZE_SYSTEMS,
+    SIZES,
+    TABLES,
+)
 from taemi_lib.experiments.study import Study, regimes
 from taemi_lib.experiments.tables import MASKED_TEST, OFFICIAL, TEST, summary
-from taemi_lib.experiments.whole import planted_null, run_beside, training_sizes, whole_grid, write_beside
+from taemi_lib.experiments.whole import (
+    planted_null,
+    run_beside,
+    training_sizes,
+    whole_grid,
+    write_beside,
+)
 
 __all__ = [
-    "EVERYWHERE", "MASKED", "MASKED_TEST", "NULL_SYSTEMS", "OFFICIAL", "PRIMARY", "REFERENCE", "SIZES", "SIZE_SYSTEMS",
-    "TABLES", "TEST", "Study", "planted_null", "regimes", "run_beside", "summary", "training_sizes", "whole_grid", "write_beside",
-]  # fmt: skip
+    "EVERYWHERE",
+    "MASKED",
+    "MASKED_TEST",
+    "NULL_SYSTEMS",
+    "OFFICIAL",
+    "PRIMARY",
+    "REFERENCE",
+    "SIZES",
+    "SIZE_SYSTEMS",
+    "TABLES",
+    "TEST",
+    "Study",
+    "planted_null",
+    "regimes",
+    "run_beside",
+    "summary",
+    "training_sizes",
+    "whole_grid",
+    "write_beside",
+]

@@ -1,6 +1,8 @@
-"""Fixed missing masks: the same clips of a split, some of them without sound, without face or without words.
+"""Fixed missing masks: the same clips of a split, some of them without sound, without face or
+without words.
 
-Missing tokens and modality dropout can do nothing for complete clips, so what they are worth is seen under such masks only.
+Missing tokens and modality dropout can do nothing for complete clips, so what they are worth is
+seen under such masks only.
 """
 
 from __future__ import annotations
@@ -10,29 +12,38 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from taemi_lib.models.batch import ClipDataset
+from taemi_lib.batches import ClipDataset
 from taemi_lib.profiles import EMOTIONS, MODALITIES
 
 ABSENT = 0.3  # share of the clips that lack each modality
 
 
 def draw_masks(test: ClipDataset, seed: int = 30) -> pd.DataFrame:
-    """Which modalities to take away from each test clip: bool columns audio, vision, text (True: absent), index clip_id.
+    """Which modalities to take away from each test clip: bool columns audio, vision, text (True:
+    absent), index clip_id.
 
     Each is taken from a share ABSENT of the clips, to the clip; never the last one that a clip has.
     """
     rng = np.random.default_rng(seed)
-    there = np.array([[name not in test[index][0].absent for name in MODALITIES] for index in range(len(test))])
+    there = np.array(
+        [[name not in test[index][0].absent for name in MODALITIES] for index in range(len(test))]
+    )
     absent = np.zeros_like(there)
     for column in rng.permutation(len(MODALITIES)):
         others = np.delete(there & ~absent, column, axis=1).any(axis=1)
         can_spare = np.flatnonzero(others)
-        absent[rng.choice(can_spare, min(round(ABSENT * len(test)), len(can_spare)), replace=False), column] = True
-    return pd.DataFrame(absent, columns=list(MODALITIES), index=pd.Index(test.clip_ids, name="clip_id"))
+        absent[
+            rng.choice(can_spare, min(round(ABSENT * len(test)), len(can_spare)), replace=False),
+            column,
+        ] = True
+    return pd.DataFrame(
+        absent, columns=list(MODALITIES), index=pd.Index(test.clip_ids, name="clip_id")
+    )
 
 
 class MaskedStore:
-    """A feature store that hides what `masks` says; the rest of the world reads it like the store itself."""
+    """A feature store that hides what `masks` says; the rest of the world reads it like the store
+    itself."""
 
     def __init__(self, store, masks: pd.DataFrame) -> None:
         self.store, self.masks = store, masks
@@ -46,16 +57,24 @@ class MaskedStore:
 
     def read(self, clip_id: str):
         features = self.store.read(clip_id)
-        fields = {"audio": ("audio",), "vision": ("vision",), "text": ("tokens", "pooled", "transcript")}
+        fields = {
+            "audio": ("audio",),
+            "vision": ("vision",),
+            "text": ("tokens", "pooled", "transcript"),
+        }
         hidden = self._hidden(clip_id)
         nothing = {name: None for modality in hidden for name in fields[modality]}
         damaged = {name: why for name, why in features.damaged.items() if name not in hidden}
-        absent = dict(features.absent) | {name: features.absent.get(name, "masked") for name in hidden}
+        absent = dict(features.absent) | {
+            name: features.absent.get(name, "masked") for name in hidden
+        }
         return replace(features, **nothing, absent=absent, damaged=damaged)
 
     def shapes(self, clip_id: str) -> dict[str, tuple[int, int]]:
         hidden = self._hidden(clip_id)
-        return {name: shape for name, shape in self.store.shapes(clip_id).items() if name not in hidden}
+        return {
+            name: shape for name, shape in self.store.shapes(clip_id).items() if name not in hidden
+        }
 
 
 def masked(dataset: ClipDataset, masks: pd.DataFrame) -> ClipDataset:

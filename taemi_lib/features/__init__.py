@@ -1,4 +1,5 @@
-"""From files to features: encoders (`audio`, `vision`, `speech`, `text`), the pipeline `extract` and the `store`."""
+"""From files to features: encoders (`audio`, `vision`, `speech`, `text`), the pipeline `extract`
+and the `store`."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class Encoders:
 
 
 def load_encoders(settings: profiles.Encoders, device: str = "cpu") -> Encoders:
-    """Load the profile's encoders. Raises EncoderError naming the one that cannot be had and how to get it."""
+    """Load the profile's encoders. Raises EncoderError naming the one that cannot be had and how to
+    get it."""
     # Imported here: reading a store, as training does, needs none of them.
     from taemi_lib.features.audio import AudioEncoder
     from taemi_lib.features.speech import SpeechToText
@@ -43,7 +45,12 @@ def load_encoders(settings: profiles.Encoders, device: str = "cpu") -> Encoders:
     vision = VisionEncoder(settings.vision, device, settings.vision_pooling)
     speech = SpeechToText(settings.speech, device)
     text = TextEncoder(settings.text, device, settings.text_pooling, settings.max_tokens)
-    found = {"audio": audio.identity, "vision": vision.identity, "speech": speech.identity, "text": text.identity}
+    found = {
+        "audio": audio.identity,
+        "vision": vision.identity,
+        "speech": speech.identity,
+        "text": text.identity,
+    }
     return Encoders(audio, vision, speech, text, _described(settings, found), settings)
 
 
@@ -52,7 +59,9 @@ def identity(settings: profiles.Encoders) -> dict[str, str]:
     from taemi_lib.features.sources import locate
     from taemi_lib.features.speech import locate_speech
 
-    found = {role: locate(getattr(settings, role), role).identity for role in ("audio", "vision", "text")}
+    found = {
+        role: locate(getattr(settings, role), role).identity for role in ("audio", "vision", "text")
+    }
     return _described(settings, {**found, "speech": locate_speech(settings.speech).identity})
 
 
@@ -66,10 +75,19 @@ def _described(settings: profiles.Encoders, found: dict[str, str]) -> dict[str, 
     return {
         "audio": f"{found['audio']}, {settings.audio_seconds:g} s",
         "vision": f"{found['vision']}, {settings.vision_pooling}, "
-                  f"{settings.frame_choice} {settings.max_frames} frames",
+        f"{settings.frame_choice} {settings.max_frames} frames",
         "speech": f"{given}{found['speech']}",
         "text": f"{found['text']}, {settings.text_pooling}, {settings.max_tokens} tokens",
     }
 
 
-__all__ = ["ClipFeatures", "EncoderError", "Encoders", "Sequence", "Store", "StoreError", "identity", "load_encoders"]
+__all__ = [
+    "ClipFeatures",
+    "EncoderError",
+    "Encoders",
+    "Sequence",
+    "Store",
+    "StoreError",
+    "identity",
+    "load_encoders",
+]

@@ -1,7 +1,9 @@
-"""Sound -> sequence: wav2vec 2.0 hidden states joined with emotion logits, `A = concat(H, Z)` (PAPER.md, "audio").
+"""Sound -> sequence: wav2vec 2.0 hidden states joined with emotion logits, `A = concat(H, Z)`
+(docs/paper.md, "audio").
 
-The folder format is that of `audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim`: a Wav2Vec2Model and a regression
-head (arousal, dominance, valence). There the head sees the mean over time; here it runs on every frame: T x (1024 + 3).
+The folder format is that of `audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim`: a
+Wav2Vec2Model and a regression head (arousal, dominance, valence). There the head sees the mean over
+time; here it runs on every frame: T x (1024 + 3).
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ class EmotionHead(nn.Module):
 
 
 class EmotionWav2Vec2(Wav2Vec2PreTrainedModel):
-    """Encoder and head under the names that audeering's weights use (`wav2vec2.*`, `classifier.*`)."""
+    """Encoder and head under the names that audeering's weights use (`wav2vec2.*`,
+    `classifier.*`)."""
 
     def __init__(self, config: Wav2Vec2Config):
         super().__init__(config)
@@ -51,8 +54,8 @@ class EmotionWav2Vec2(Wav2Vec2PreTrainedModel):
 class AudioEncoder:
     """One clip's sound to a sequence of 50 frames/s.
 
-    source: folder or hub id in audeering's format. seconds: longer sound is cut (the paper: 12 s). dim: hidden + 3.
-    Raises EncoderError when the model cannot be had or does not have this format.
+    source: folder or hub id in audeering's format. seconds: longer sound is cut (the paper: 12 s).
+    dim: hidden + 3. Raises EncoderError when the model cannot be had or does not have this format.
     """
 
     def __init__(self, source: str, device: str = "cpu", seconds: float = 12.0):
@@ -62,7 +65,9 @@ class AudioEncoder:
             self.model, info = EmotionWav2Vec2.from_pretrained(
                 place.where, revision=place.revision, dtype=torch.float32, output_loading_info=True
             )
-            check_complete(info, source, "audio", optional=("masked_spec_embed",))  # used in pre-training only
+            check_complete(
+                info, source, "audio", optional=("masked_spec_embed",)
+            )  # used in pre-training only
             self.normalize = _preprocessing(place).get("do_normalize", True)
         self.model.to(self.device).eval()
         config = self.model.config
@@ -70,22 +75,29 @@ class AudioEncoder:
         self.identity = place.identity
         self._stride = math.prod(config.conv_stride)  # samples per frame
         steps = np.cumprod([1, *config.conv_stride[:-1]])
-        self._field = int(1 + ((np.array(config.conv_kernel) - 1) * steps).sum())  # samples that one frame sees
+        self._field = int(
+            1 + ((np.array(config.conv_kernel) - 1) * steps).sum()
+        )  # samples that one frame sees
 
     @torch.inference_mode()
     def encode(self, samples: np.ndarray) -> Sequence:
-        """samples (N,) float32 at 16 kHz -> values (T, hidden + 3) float32; times are the middle of what a frame sees.
+        """samples (N,) float32 at 16 kHz -> values (T, hidden + 3) float32; times are the middle of
+        what a frame sees.
 
-        The paper pads to 12 s and masks; the valid frames come out the same on the real length, for less work, so
-        there is no padding here. Raises Unreadable for sound shorter than one frame.
+        The paper pads to 12 s and masks; the valid frames come out the same on the real length, for
+        less work, so there is no padding here. Raises Unreadable for sound shorter than one frame.
         """
         samples = np.asarray(samples, np.float32)[: round(self.seconds * SAMPLE_RATE)]
         if samples.size < self._field:
-            raise Unreadable(f"audio shorter than one frame ({samples.size} of {self._field} samples)")
+            raise Unreadable(
+                f"audio shorter than one frame ({samples.size} of {self._field} samples)"
+            )
         if self.normalize:
             samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
         waves = torch.from_numpy(np.ascontiguousarray(samples))[None].to(self.device)  # (1, N)
-        values = self.model(waves, torch.ones_like(waves, dtype=torch.long))[0].cpu().numpy()  # (T, hidden + 3)
+        values = (
+            self.model(waves, torch.ones_like(waves, dtype=torch.long))[0].cpu().numpy()
+        )  # (T, hidden + 3)
         times = (np.arange(len(values)) * self._stride + self._field / 2) / SAMPLE_RATE
         return Sequence(values, times.astype(np.float32))
 

@@ -1,7 +1,9 @@
-"""Clips -> store: decode and encode every clip once, in several processes, stopping and going on at will.
+"""Clips -> store: decode and encode every clip once, in several processes, stopping and going on at
+will.
 
-Each clip is encoded by itself on one thread, so its features do not depend on the number of processes, and it is
-written the moment it is done, so a killed run loses no more than the clips in flight.
+Each clip is encoded by itself on one thread, so its features do not depend on the number of
+processes, and it is written the moment it is done, so a killed run loses no more than the clips in
+flight.
 """
 
 from __future__ import annotations
@@ -19,26 +21,30 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from taemi_lib import device as devices
-from taemi_lib import files, profiles, workers
+from taemi_lib import profiles
 from taemi_lib.data.manifest import Clip, Manifest
 from taemi_lib.data.media import SAMPLE_RATE, Unreadable, is_silent, read_audio, read_frames
 from taemi_lib.features import Encoders, identity, load_encoders
 from taemi_lib.features.sequences import ClipFeatures
 from taemi_lib.features.store import Store
+from taemi_lib.support import device as devices
+from taemi_lib.support import files, workers
 
 _WORTH_A_PROCESS = 8  # clips; starting a process and loading its encoders takes some seconds
 
 
 class ExtractionError(RuntimeError):
-    """Clips that failed for another reason than a bad file. All others are in the store; the same call goes on."""
+    """Clips that failed for another reason than a bad file. All others are in the store; the same
+    call goes on."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an extraction did: clips encoded now, clips found in the store, and absent modalities with their reasons.
+    """What an extraction did: clips encoded now, clips found in the store, and absent modalities
+    with their reasons.
 
-    absent and damaged have the columns clip_id, modality, reason and cover all clips of the manifest.
+    absent and damaged have the columns clip_id, modality, reason and cover all clips of the
+    manifest.
     """
 
     done: int
@@ -51,12 +57,16 @@ class Report:
         lines = [f"{self.done} clips encoded now, {self.found} found in the store"]
         for name, table in (("absent", self.absent), ("damaged", self.damaged)):
             counts = table.groupby(["modality", "reason"]).size()
-            lines += [f"  {modality} {name}: {reason} ({count} clips)" for (modality, reason), count in counts.items()]
+            lines += [
+                f"  {modality} {name}: {reason} ({count} clips)"
+                for (modality, reason), count in counts.items()
+            ]
         return "\n".join(lines)
 
 
 def extract_clip(clip: Clip, encoders: Encoders) -> ClipFeatures:
-    """Decode and encode one clip. A modality that a file does not give is absent, with its reason; the others go on."""
+    """Decode and encode one clip. A modality that a file does not give is absent, with its reason;
+    the others go on."""
     absent: dict[str, str] = {}
     damaged: dict[str, str] = {}
     settings = encoders.settings
@@ -98,23 +108,34 @@ def extract_clip(clip: Clip, encoders: Encoders) -> ClipFeatures:
     return ClipFeatures(clip.clip_id, **found, absent=absent, damaged=damaged)
 
 
-def extract(manifest: Manifest, encoders: profiles.Encoders, store_root: str | Path, processes: int | None = None,
-            device: str | None = None, progress: bool = True) -> Report:
+def extract(
+    manifest: Manifest,
+    encoders: profiles.Encoders,
+    store_root: str | Path,
+    processes: int | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> Report:
     """Encode the manifest's clips that are not in the store at `store_root` yet.
 
     processes: as many as cores by default, one on a GPU; scripts that call this need the usual
     `if __name__ == "__main__":` guard. device: None or "auto" takes a GPU if there is one.
-    Raises StoreError for a store of other encoders, EncoderError for an encoder that cannot be had, and after all
-    other clips are done ExtractionError naming the clips that failed for another reason than a bad file.
+    Raises StoreError for a store of other encoders, EncoderError for an encoder that cannot be had,
+    and after all other clips are done ExtractionError naming the clips that failed for another
+    reason than a bad file.
     """
     started = time.perf_counter()
     store = Store(store_root, identity(encoders))
     place = str(devices.choose(device))
     done = 0
     if _missing(manifest, store):
-        with files.locked(store.root):  # a second command on the same store waits, then finds the work done
+        with files.locked(
+            store.root
+        ):  # a second command on the same store waits, then finds the work done
             store.clean()
-            done = _encode_all(_missing(manifest, store), encoders, store, place, processes, progress)
+            done = _encode_all(
+                _missing(manifest, store), encoders, store, place, processes, progress
+            )
     absent, damaged = (_of(store.report(kind), manifest) for kind in ("absent", "damaged"))
     return Report(done, len(manifest) - done, absent, damaged, time.perf_counter() - started)
 
@@ -123,24 +144,39 @@ def _missing(manifest: Manifest, store: Store) -> list[Clip]:
     return [manifest[clip_id] for clip_id in manifest.clip_ids if clip_id not in store]
 
 
-def _encode_all(todo: list[Clip], encoders: profiles.Encoders, store: Store, device: str, processes: int | None,
-                progress: bool) -> int:
+def _encode_all(
+    todo: list[Clip],
+    encoders: profiles.Encoders,
+    store: Store,
+    device: str,
+    processes: int | None,
+    progress: bool,
+) -> int:
     """Number of clips encoded: all of them, or ExtractionError."""
     if processes is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         processes = 1 if device != "cpu" else min(cores, -(-len(todo) // _WORTH_A_PROCESS))
-    results = (_in_processes if processes > 1 else _in_this_process)(todo, encoders, store, device, processes)
+    results = (_in_processes if processes > 1 else _in_this_process)(
+        todo, encoders, store, device, processes
+    )
     bar = tqdm(results, total=len(todo), desc="encoding clips", unit="clip", disable=not progress)
     failed = {clip_id: error for clip_id, error in bar if error}
     if failed:
         lines = "\n".join(f"  {clip_id}: {error}" for clip_id, error in sorted(failed.items()))
-        raise ExtractionError(f"{len(failed)} of {len(todo)} clips failed, the others are in {store.root}:\n{lines}\n"
-                              "Run the same again to go on with these.")
+        raise ExtractionError(
+            f"{len(failed)} of {len(todo)} clips failed, the others are in {store.root}:\n{lines}\n"
+            "Run the same again to go on with these."
+        )
     return len(todo)
 
 
 def _sound(clip: Clip):
-    """(Audio, "") or (None, why not). The whole sound: the words after the audio encoder's 12 s count too."""
+    """(Audio, "") or (None, why not). The whole sound: the words after the audio encoder's 12 s
+    count too."""
     source = clip.audio or clip.video
     try:
         return read_audio(source), ""
@@ -160,19 +196,25 @@ _Result = tuple[str, str]  # clip id, what went wrong ("" if nothing)
 def _encode(clip: Clip, encoders: Encoders, store: Store) -> _Result:
     try:
         store.write(extract_clip(clip, encoders))
-    except Exception as error:  # whatever it is, it must not stop the other clips; extract() raises it at the end
+    except (
+        Exception
+    ) as error:  # whatever it is, it must not stop the other clips; extract() raises it at the end
         return clip.clip_id, f"{type(error).__name__}: {error}"
     return clip.clip_id, ""
 
 
-def _in_this_process(todo: list[Clip], settings: profiles.Encoders, store: Store, device: str, _: int) -> Iterator:
+def _in_this_process(
+    todo: list[Clip], settings: profiles.Encoders, store: Store, device: str, _: int
+) -> Iterator:
     with devices.threads(1):  # more would sum in another order, and gain nothing on single clips
         encoders = load_encoders(settings, device)
         for clip in todo:
             yield _encode(clip, encoders, store)
 
 
-def _in_processes(todo: list[Clip], settings: profiles.Encoders, store: Store, device: str, count: int) -> Iterator:
+def _in_processes(
+    todo: list[Clip], settings: profiles.Encoders, store: Store, device: str, count: int
+) -> Iterator:
     context = multiprocessing.get_context("spawn")  # a forked copy of torch's threads may hang
     arguments = (settings, store.root, store.identity, device)
     with ProcessPoolExecutor(min(count, len(todo)), context, _start_worker, arguments) as pool:
@@ -181,7 +223,9 @@ def _in_processes(todo: list[Clip], settings: profiles.Encoders, store: Store, d
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool as error:
-            load_encoders(settings, device)  # an encoder that cannot be loaded says so here, better than in a worker
+            load_encoders(
+                settings, device
+            )  # an encoder that cannot be loaded says so here, better than in a worker
             raise ExtractionError(
                 f"a process died while encoding (out of memory?); {sum(c.clip_id in store for c in todo)} of "
                 f"{len(todo)} clips are in {store.root}. Run the same again to go on, with fewer processes."
@@ -193,7 +237,9 @@ def _in_processes(todo: list[Clip], settings: profiles.Encoders, store: Store, d
 _worker: tuple[Encoders, Store]  # of this process, once _start_worker has run in it
 
 
-def _start_worker(settings: profiles.Encoders, root: Path, made_by: dict[str, str], device: str) -> None:
+def _start_worker(
+    settings: profiles.Encoders, root: Path, made_by: dict[str, str], device: str
+) -> None:
     global _worker
     workers.end_with_parent()
     torch.set_num_threads(1)

@@ -1,4 +1,5 @@
-"""What the encoders give: sequences in time, and everything known about one clip. The store keeps exactly this."""
+"""What the encoders give: sequences in time, and everything known about one clip. The store keeps
+exactly this."""
 
 from __future__ import annotations
 
@@ -9,16 +10,22 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Sequence:
-    """Steps in time: values (T, D) floating point, times (T,) float32 in s (text tokens: their index).
+    """Steps in time: values (T, D) floating point, times (T,) float32 in s (text tokens: their
+    index).
 
-    Raises ValueError when the shapes do not fit or there is no step: what is absent is None, never an empty sequence.
+    Raises ValueError when the shapes do not fit or there is no step: what is absent is None, never
+    an empty sequence.
     """
 
     values: np.ndarray
     times: np.ndarray
 
     def __post_init__(self):
-        if self.values.ndim != 2 or self.times.shape != self.values.shape[:1] or not len(self.values):
+        if (
+            self.values.ndim != 2
+            or self.times.shape != self.values.shape[:1]
+            or not len(self.values)
+        ):
             shapes = f"values are {self.values.shape} and times {self.times.shape}"
             raise ValueError(f"{shapes}, expected (T, D) and (T,) with T > 0")
 
@@ -34,8 +41,9 @@ class Sequence:
 class ClipFeatures:
     """One clip, encoded. A modality that is absent is None here and has its reason in `absent`.
 
-    audio (T_a, hidden + 3), vision (T_v, D), tokens (T_t, D) and pooled (D,) of the transcript. `damaged` names
-    modalities that are there but incomplete, with what happened (a truncated file, for example).
+    audio (T_a, hidden + 3), vision (T_v, D), tokens (T_t, D) and pooled (D,) of the transcript.
+    `damaged` names modalities that are there but incomplete, with what happened (a truncated file,
+    for example).
     """
 
     clip_id: str
@@ -48,9 +56,19 @@ class ClipFeatures:
     damaged: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
-        for modality, value in (("audio", self.audio), ("vision", self.vision), ("text", self.tokens)):
+        for modality, value in (
+            ("audio", self.audio),
+            ("vision", self.vision),
+            ("text", self.tokens),
+        ):
             if (value is None) != (modality in self.absent):
-                state = "no values and no reason" if value is None else "both values and a reason to be absent"
+                state = (
+                    "no values and no reason"
+                    if value is None
+                    else "both values and a reason to be absent"
+                )
                 raise ValueError(f"clip {self.clip_id}: {modality} has {state}")
         if (self.tokens is None) != (self.pooled is None):
-            raise ValueError(f"clip {self.clip_id}: text needs both its tokens and its pooled vector, or neither")
+            raise ValueError(
+                f"clip {self.clip_id}: text needs both its tokens and its pooled vector, or neither"
+            )

@@ -1,7 +1,8 @@
-"""Where an encoder comes from: a folder, a file, or a name on a hub. Finds it, and names it beyond doubt.
+"""Where an encoder comes from: a folder, a file, or a name on a hub. Finds it, and names it beyond
+doubt.
 
-The identity of an encoder is its name and a hash of its contents. The store keeps the identities of those that made it,
-so that features of different encoders can never be mixed.
+The identity of an encoder is its name and a hash of its contents. The store keeps the identities of
+those that made it, so that features of different encoders can never be mixed.
 """
 
 from __future__ import annotations
@@ -16,8 +17,17 @@ from pathlib import Path
 
 from taemi_lib.profiles import MICRO, resolve
 
-_SETTINGS = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first pattern that matches, as transformers chooses
+_SETTINGS = (
+    "config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
+_WEIGHTS = (
+    "*.safetensors",
+    "pytorch_model*.bin",
+)  # the first pattern that matches, as transformers chooses
 
 
 class EncoderError(RuntimeError):
@@ -26,7 +36,8 @@ class EncoderError(RuntimeError):
 
 @dataclass(frozen=True)
 class Source:
-    """A place that `from_pretrained(where, revision=revision)` can load; identity is "name@hash" of its contents."""
+    """A place that `from_pretrained(where, revision=revision)` can load; identity is "name@hash" of
+    its contents."""
 
     where: str
     identity: str
@@ -34,17 +45,23 @@ class Source:
 
 
 def locate(source: str, role: str) -> Source:
-    """Find an encoder: "micro:NAME" in this package, a folder or file, else a model id of the Hugging Face hub.
+    """Find an encoder: "micro:NAME" in this package, a folder or file, else a model id of the
+    Hugging Face hub.
 
-    The hub's cache is looked at first; only what is missing there is downloaded, unless HF_HUB_OFFLINE is set.
-    `role` (audio, vision, speech, text) is for the errors. Raises EncoderError.
+    The hub's cache is looked at first; only what is missing there is downloaded, unless
+    HF_HUB_OFFLINE is set. `role` (audio, vision, speech, text) is for the errors. Raises
+    EncoderError.
     """
     if source.startswith("micro:"):
         path = MICRO / source.removeprefix("micro:")
         if not path.is_dir():
-            there = sorted(folder.name for folder in MICRO.glob("*") if (folder / "config.json").exists())
-            raise EncoderError(f"{role} encoder {source!r}: the package has no micro backbone of this name "
-                               f"(it has: {', '.join(there) or 'none'}); appendix A1 trains them")
+            there = sorted(
+                folder.name for folder in MICRO.glob("*") if (folder / "config.json").exists()
+            )
+            raise EncoderError(
+                f"{role} encoder {source!r}: the package has no micro backbone of this name "
+                f"(it has: {', '.join(there) or 'none'}); appendix A1 trains them"
+            )
         return Source(str(path), f"{source}@{digest(path)}")
     path = resolve(source)
     if path.exists():
@@ -66,7 +83,9 @@ def digest(path: Path) -> str:
 
 
 @lru_cache(maxsize=64)
-def _digest_of(file: Path, size: int, changed: int) -> bytes:  # size and time only make a changed file a new entry
+def _digest_of(
+    file: Path, size: int, changed: int
+) -> bytes:  # size and time only make a changed file a new entry
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").digest()
 
@@ -75,8 +94,10 @@ def _on_hub(name: str, role: str) -> Source:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    help_ = ("it is neither a folder here nor in the cache of the Hugging Face hub. Connect to the network once, or "
-             "copy the model's folder to this machine and give its path")
+    help_ = (
+        "it is neither a folder here nor in the cache of the Hugging Face hub. Connect to the network once, or "
+        "copy the model's folder to this machine and give its path"
+    )
     try:
         try:
             config = hf_hub_download(name, "config.json", local_files_only=True)
@@ -85,7 +106,9 @@ def _on_hub(name: str, role: str) -> Source:
                 raise
             config = hf_hub_download(name, "config.json")
     except HFValidationError as error:
-        raise EncoderError(f"{role} encoder {name!r}: there is no such folder, and it is no hub id either") from error
+        raise EncoderError(
+            f"{role} encoder {name!r}: there is no such folder, and it is no hub id either"
+        ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise EncoderError(f"{role} encoder {name!r}: {help_} ({type(error).__name__})") from error
     commit = Path(config).parent.name  # .../snapshots/<commit>/config.json: names the weights too
@@ -94,7 +117,8 @@ def _on_hub(name: str, role: str) -> Source:
 
 @contextmanager
 def loading(source: str, role: str) -> Iterator[None]:
-    """Load a model quietly, leaving torch's random state alone; what fails is an EncoderError naming the encoder."""
+    """Load a model quietly, leaving torch's random state alone; what fails is an EncoderError
+    naming the encoder."""
     import torch
     from transformers.utils import logging
 
@@ -115,9 +139,14 @@ def loading(source: str, role: str) -> Iterator[None]:
 
 
 def check_complete(info: dict, source: str, role: str, optional: tuple[str, ...] = ()) -> None:
-    """Refuse weights with gaps: transformers would fill them with random numbers. `info` is its loading info."""
-    missing = sorted(key for key in info["missing_keys"] if not any(word in key for word in optional))
+    """Refuse weights with gaps: transformers would fill them with random numbers. `info` is its
+    loading info."""
+    missing = sorted(
+        key for key in info["missing_keys"] if not any(word in key for word in optional)
+    )
     if missing or info["mismatched_keys"]:
         names = ", ".join(map(str, [*missing, *info["mismatched_keys"]][:5]))
-        raise EncoderError(f"{role} encoder {source!r}: its weights do not fit its config.json; "
-                           f"missing or of another shape: {names}")
+        raise EncoderError(
+            f"{role} encoder {source!r}: its weights do not fit its config.json; "
+            f"missing or of another shape: {names}"
+        )

@@ -1,7 +1,8 @@
-"""Sound -> transcript, with openai-whisper's models: a checkpoint, a name such as "large-v3", or the micro folder.
+"""Sound -> transcript, with openai-whisper's models: a checkpoint, a name such as "large-v3", or
+the micro folder.
 
-Whisper's own file reading needs an ffmpeg binary and is not used: samples come from `data.media`. Decoding is greedy
-(temperature 0), so that the same sound always gives the same words.
+Whisper's own file reading needs an ffmpeg binary and is not used: samples come from `data.media`.
+Decoding is greedy (temperature 0), so that the same sound always gives the same words.
 """
 
 from __future__ import annotations
@@ -23,26 +24,34 @@ from taemi_lib.profiles import resolve
 
 _LANGUAGE = "en"  # the data's; automatic detection would guess anew for every clip
 _FULL_CONTEXT = 1500  # encoder frames of every published Whisper: 30 s
-_SHORTEST = SAMPLE_RATE // 4  # a last window shorter than 0.25 s holds no word, but makes Whisper invent one
+_SHORTEST = (
+    SAMPLE_RATE // 4
+)  # a last window shorter than 0.25 s holds no word, but makes Whisper invent one
 
 
 def locate_speech(source: str) -> Source:
-    """As `sources.locate`; a published model's name ("large-v3") is also known, by the hash of its weights."""
+    """As `sources.locate`; a published model's name ("large-v3") is also known, by the hash of its
+    weights."""
     name = source.removeprefix("openai-whisper:")
     if name in whisper.available_models() and not resolve(source).exists():
-        expected = whisper._MODELS[name].split("/")[-2]  # its address contains the hash that whisper itself checks
+        expected = whisper._MODELS[name].split("/")[
+            -2
+        ]  # its address contains the hash that whisper itself checks
         return Source(name, f"openai-whisper:{name}@{expected[:8]}")
     if not (source.startswith("micro:") or resolve(source).exists()):
-        raise EncoderError(f"speech encoder {source!r}: there is no such folder or file; the published models are: "
-                           f"{', '.join(whisper.available_models())}")
+        raise EncoderError(
+            f"speech encoder {source!r}: there is no such folder or file; the published models are: "
+            f"{', '.join(whisper.available_models())}"
+        )
     return locate(source, "speech")
 
 
 class SpeechToText:
     """One clip's sound to its words.
 
-    source: a whisper .pt file, a published model's name (downloaded once, to whisper's own cache), or a folder with
-    config.json and model.safetensors (the micro format). Raises EncoderError when the model cannot be had.
+    source: a whisper .pt file, a published model's name (downloaded once, to whisper's own cache),
+    or a folder with config.json and model.safetensors (the micro format). Raises EncoderError when
+    the model cannot be had.
     """
 
     def __init__(self, source: str, device: str = "cpu"):
@@ -58,14 +67,18 @@ class SpeechToText:
 
     @torch.inference_mode()
     def transcribe(self, samples: np.ndarray) -> str:
-        """samples (N,) float32 at 16 kHz, any length -> the words of all segments; "" where none were heard."""
+        """samples (N,) float32 at 16 kHz, any length -> the words of all segments; "" where none
+        were heard."""
         samples = np.ascontiguousarray(samples, np.float32)
         if is_silent(samples):
             return ""
         if self.model.dims.n_audio_ctx == _FULL_CONTEXT:
             # No text carried over between windows: it may send greedy decoding into a loop.
             result = self.model.transcribe(
-                samples, language=_LANGUAGE, temperature=0.0, condition_on_previous_text=False,
+                samples,
+                language=_LANGUAGE,
+                temperature=0.0,
+                condition_on_previous_text=False,
                 fp16=self.model.device.type == "cuda",
             )
             texts = [segment["text"] for segment in result["segments"]]
@@ -74,13 +87,21 @@ class SpeechToText:
         return " ".join(text.strip() for text in texts if text.strip())
 
     def _windows(self, samples: np.ndarray) -> list[str]:
-        """Window by window: `whisper.transcribe` insists on 30 s, a smaller encoder has a shorter context."""
+        """Window by window: `whisper.transcribe` insists on 30 s, a smaller encoder has a shorter
+        context."""
         frames = 2 * self.model.dims.n_audio_ctx  # mel frames per window; the encoder halves them
         width = frames * HOP_LENGTH  # samples per window
-        # (n_mels, (N + width) / 160): silence is added before the spectrogram, because zeros in it are not silence
-        mel = whisper.log_mel_spectrogram(samples, self.model.dims.n_mels, padding=width, device=self.model.device)
+        # (n_mels, (N + width) / 160): silence is added before the spectrogram, because zeros in it
+        # are not silence
+        mel = whisper.log_mel_spectrogram(
+            samples, self.model.dims.n_mels, padding=width, device=self.model.device
+        )
         options = whisper.DecodingOptions(
-            language=_LANGUAGE, without_timestamps=True, fp16=False, temperature=0.0, sample_len=self.sample_len
+            language=_LANGUAGE,
+            without_timestamps=True,
+            fp16=False,
+            temperature=0.0,
+            sample_len=self.sample_len,
         )
         texts = []
         for number, start in enumerate(range(0, samples.size, width)):
@@ -95,9 +116,9 @@ class SpeechToText:
 def load_micro(folder: Path) -> tuple[whisper.Whisper, int | None]:
     """A Whisper from the compact folder format, and the number of tokens it may say per window.
 
-    The vocabulary has 51,864 tokens, of which a small world uses a few hundred; all other rows of the embedding are one
-    row. `token_embedding.rows` (K, D) at `token_embedding.ids` (K,), `token_embedding.other` (D,) everywhere else.
-    Raises EncoderError naming what is missing.
+    The vocabulary has 51,864 tokens, of which a small world uses a few hundred; all other rows of
+    the embedding are one row. `token_embedding.rows` (K, D) at `token_embedding.ids` (K,),
+    `token_embedding.other` (D,) everywhere else. Raises EncoderError naming what is missing.
     """
     config_file, weights_file = folder / "config.json", folder / "model.safetensors"
     for file in (config_file, weights_file):
@@ -106,10 +127,16 @@ def load_micro(folder: Path) -> tuple[whisper.Whisper, int | None]:
     config = json.loads(config_file.read_text(encoding="utf-8"))
     names = [field.name for field in fields(ModelDimensions)]
     if absent := [name for name in names if name not in config]:
-        raise EncoderError(f"speech encoder folder {folder.name!r}: config.json lacks {', '.join(absent)}")
+        raise EncoderError(
+            f"speech encoder folder {folder.name!r}: config.json lacks {', '.join(absent)}"
+        )
     dims = ModelDimensions(**{name: config[name] for name in names})
     tensors = load_file(weights_file)
-    state = {name: tensor.float() for name, tensor in tensors.items() if not name.startswith("token_embedding.")}
+    state = {
+        name: tensor.float()
+        for name, tensor in tensors.items()
+        if not name.startswith("token_embedding.")
+    }
     table = tensors["token_embedding.other"].float().repeat(dims.n_vocab, 1)  # (n_vocab, D)
     table[tensors["token_embedding.ids"].long()] = tensors["token_embedding.rows"].float()
     state["decoder.token_embedding.weight"] = table

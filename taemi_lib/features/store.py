@@ -1,7 +1,9 @@
-"""The feature store: one safetensors file a clip, so that an extraction can stop anywhere and training reads lazily.
+"""The feature store: one safetensors file a clip, so that an extraction can stop anywhere and
+training reads lazily.
 
-Every file is written beside its place and renamed, so it is there completely or not at all, whatever kills the process.
-store.json names the encoders; a store made with others is refused. Values are fp16 at rest, times float32.
+Every file is written beside its place and renamed, so it is there completely or not at all,
+whatever kills the process. store.json names the encoders; a store made with others is refused.
+Values are fp16 at rest, times float32.
 """
 
 from __future__ import annotations
@@ -15,11 +17,15 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from taemi_lib import files
 from taemi_lib.features.sequences import ClipFeatures, Sequence
+from taemi_lib.support import files
 
 LAYOUT = 1  # raise when files written before can no longer be read
-_SEQUENCES = {"audio": "audio", "vision": "vision", "tokens": "text"}  # field of ClipFeatures -> modality
+_SEQUENCES = {
+    "audio": "audio",
+    "vision": "vision",
+    "tokens": "text",
+}  # field of ClipFeatures -> modality
 
 
 class StoreError(ValueError):
@@ -29,9 +35,9 @@ class StoreError(ValueError):
 class Store:
     """Features of many clips in one folder.
 
-    identity: which encoders the features come from, {"audio": "micro:audio@1a2b3c4d, 12 s", ...}. A folder without a
-    store becomes one; an existing store of another identity is refused. None opens an existing store as it is.
-    Raises StoreError.
+    identity: which encoders the features come from, {"audio": "micro:audio@1a2b3c4d, 12 s", ...}. A
+    folder without a store becomes one; an existing store of another identity is refused. None opens
+    an existing store as it is. Raises StoreError.
     """
 
     def __init__(self, root: str | Path, identity: Mapping[str, str] | None = None):
@@ -40,24 +46,33 @@ class Store:
         about = self.root / "store.json"
         if not about.exists():
             if identity is None:
-                raise StoreError(f"{self.root}: there is no feature store here; extract the features first")
+                raise StoreError(
+                    f"{self.root}: there is no feature store here; extract the features first"
+                )
             self._clips.mkdir(parents=True, exist_ok=True)
             files.write_json(about, {"layout": LAYOUT, "identity": dict(identity)})
         try:
             known = json.loads(about.read_text(encoding="utf-8"))
             layout, self.identity = known["layout"], known["identity"]
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{about}: is damaged ({error}); delete the folder and extract again") from error
+            raise StoreError(
+                f"{about}: is damaged ({error}); delete the folder and extract again"
+            ) from error
         if layout != LAYOUT:
-            raise StoreError(f"{about}: the store has layout {layout}, this version reads {LAYOUT}; extract again")
+            raise StoreError(
+                f"{about}: the store has layout {layout}, this version reads {LAYOUT}; extract again"
+            )
         if identity is not None and dict(identity) != self.identity:
             roles = sorted(self.identity.keys() | identity.keys())
             differences = "\n".join(
                 f"  {role}: the store has {self.identity.get(role, 'none')}, asked for {identity.get(role, 'none')}"
-                for role in roles if self.identity.get(role) != identity.get(role)
+                for role in roles
+                if self.identity.get(role) != identity.get(role)
             )
-            raise StoreError(f"{self.root}: the features here were made with other encoders:\n{differences}\n"
-                             "Use those, or give another folder for the new features.")
+            raise StoreError(
+                f"{self.root}: the features here were made with other encoders:\n{differences}\n"
+                "Use those, or give another folder for the new features."
+            )
 
     def __contains__(self, clip_id: object) -> bool:
         return self._file(str(clip_id)).exists()
@@ -67,10 +82,13 @@ class Store:
 
     def clip_ids(self) -> list[str]:
         """All clips in the store, sorted."""
-        return sorted(file.name.removesuffix(".safetensors") for file in self._clips.glob("*.safetensors"))
+        return sorted(
+            file.name.removesuffix(".safetensors") for file in self._clips.glob("*.safetensors")
+        )
 
     def write(self, features: ClipFeatures) -> None:
-        """Keep one clip, replacing an earlier version. Raises ValueError for values that fp16 cannot hold."""
+        """Keep one clip, replacing an earlier version. Raises ValueError for values that fp16
+        cannot hold."""
         tensors: dict[str, np.ndarray] = {}
         for name in _SEQUENCES:
             if (sequence := getattr(features, name)) is not None:
@@ -78,35 +96,57 @@ class Store:
                 tensors[f"{name}.times"] = np.ascontiguousarray(sequence.times, np.float32)
         if features.pooled is not None:
             tensors["pooled"] = _half(features.pooled, features.clip_id, "pooled")
-        about = {"clip_id": features.clip_id, "transcript": features.transcript, "absent": features.absent,
-                 "damaged": features.damaged, "identity": self.identity}
-        # safetensors wants one tensor at least; a clip with nothing at all still has its reasons to tell.
-        data = save(tensors or {"nothing": np.zeros(1, np.float16)}, {"taemi": json.dumps(about, sort_keys=True)})
+        about = {
+            "clip_id": features.clip_id,
+            "transcript": features.transcript,
+            "absent": features.absent,
+            "damaged": features.damaged,
+            "identity": self.identity,
+        }
+        # safetensors wants one tensor at least; a clip with nothing at all still has its reasons to
+        # tell.
+        data = save(
+            tensors or {"nothing": np.zeros(1, np.float16)},
+            {"taemi": json.dumps(about, sort_keys=True)},
+        )
         files.write_bytes(self._file(features.clip_id), data)
 
     def read(self, clip_id: str) -> ClipFeatures:
-        """One clip; values fp16, times float32 s. Raises StoreError naming a clip that is not there or is damaged."""
+        """One clip; values fp16, times float32 s. Raises StoreError naming a clip that is not there
+        or is damaged."""
         about, file = self._open(clip_id)
         with file:
             there = set(file.keys())
             sequences = {
                 name: Sequence(file.get_tensor(f"{name}.values"), file.get_tensor(f"{name}.times"))
-                for name in _SEQUENCES if f"{name}.values" in there
+                for name in _SEQUENCES
+                if f"{name}.values" in there
             }
             pooled = file.get_tensor("pooled") if "pooled" in there else None
-        return ClipFeatures(clip_id, **sequences, pooled=pooled, transcript=about["transcript"],
-                            absent=about["absent"], damaged=about["damaged"])
+        return ClipFeatures(
+            clip_id,
+            **sequences,
+            pooled=pooled,
+            transcript=about["transcript"],
+            absent=about["absent"],
+            damaged=about["damaged"],
+        )
 
     def shapes(self, clip_id: str) -> dict[str, tuple[int, int]]:
-        """(T, D) of the modalities that are there, from the file's header alone: for grouping clips by length."""
+        """(T, D) of the modalities that are there, from the file's header alone: for grouping clips
+        by length."""
         _, file = self._open(clip_id)
         with file:
             there = set(file.keys())
-            return {modality: tuple(file.get_slice(f"{name}.values").get_shape())
-                    for name, modality in _SEQUENCES.items() if f"{name}.values" in there}
+            return {
+                modality: tuple(file.get_slice(f"{name}.values").get_shape())
+                for name, modality in _SEQUENCES.items()
+                if f"{name}.values" in there
+            }
 
     def report(self, kind: str = "absent") -> pd.DataFrame:
-        """Every absent (or "damaged": there, but incomplete) modality: columns clip_id, modality, reason."""
+        """Every absent (or "damaged": there, but incomplete) modality: columns clip_id, modality,
+        reason."""
         rows = []
         for clip_id in self.clip_ids():
             about, file = self._open(clip_id)
@@ -115,7 +155,8 @@ class Store:
         return pd.DataFrame(rows, columns=["clip_id", "modality", "reason"])
 
     def clean(self) -> None:
-        """Remove what killed processes left half written. For the holder of the store's lock only (`files.locked`)."""
+        """Remove what killed processes left half written. For the holder of the store's lock only
+        (`files.locked`)."""
         for file in self._clips.glob(".*.tmp"):
             file.unlink(missing_ok=True)
 
@@ -128,14 +169,20 @@ class Store:
             file = safe_open(path, framework="numpy")
             return json.loads(file.metadata()["taemi"]), file
         except FileNotFoundError as error:
-            raise StoreError(f"{self.root}: has no features of clip {clip_id!r}; extract them first") from error
+            raise StoreError(
+                f"{self.root}: has no features of clip {clip_id!r}; extract them first"
+            ) from error
         except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
-            raise StoreError(f"{path}: is damaged ({error}); delete this file and extract again") from error
+            raise StoreError(
+                f"{path}: is damaged ({error}); delete this file and extract again"
+            ) from error
 
 
 def _half(values: np.ndarray, clip_id: str, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         half = np.ascontiguousarray(values, np.float16)
     if not np.isfinite(half).all():
-        raise ValueError(f"clip {clip_id}: {name} features are not finite numbers within +-65504; check the encoder")
+        raise ValueError(
+            f"clip {clip_id}: {name} features are not finite numbers within +-65504; check the encoder"
+        )
     return half

@@ -1,4 +1,5 @@
-"""Transcript -> token sequence and one vector (PAPER.md, "text"): at most 128 tokens, CLS or masked mean."""
+"""Transcript -> token sequence and one vector (docs/paper.md, "text"): at most 128 tokens, CLS or
+masked mean."""
 
 from __future__ import annotations
 
@@ -14,11 +15,14 @@ from taemi_lib.features.sources import check_complete, loading, locate
 class TextEncoder:
     """One clip's transcript to its tokens and their summary.
 
-    source: folder or hub id of a BERT-like model with its tokenizer. pooling: "cls" (GTE) or "mean" (MiniLM), as the
-    model was trained. Raises EncoderError when the model cannot be had, ValueError for another pooling.
+    source: folder or hub id of a BERT-like model with its tokenizer. pooling: "cls" (GTE) or "mean"
+    (MiniLM), as the model was trained. Raises EncoderError when the model cannot be had, ValueError
+    for another pooling.
     """
 
-    def __init__(self, source: str, device: str = "cpu", pooling: str = "cls", max_tokens: int = 128):
+    def __init__(
+        self, source: str, device: str = "cpu", pooling: str = "cls", max_tokens: int = 128
+    ):
         if pooling not in ("cls", "mean"):
             raise ValueError(f"text pooling is {pooling!r}, expected 'cls' or 'mean'")
         self.device, self.pooling, self.max_tokens = torch.device(device), pooling, max_tokens
@@ -35,14 +39,19 @@ class TextEncoder:
 
     @torch.inference_mode()
     def encode(self, transcript: str) -> tuple[Sequence, np.ndarray]:
-        """Tokens (T, D) float32 with their index as time, special tokens included, and the pooled vector (D,) float32.
+        """Tokens (T, D) float32 with their index as time, special tokens included, and the pooled
+        vector (D,) float32.
 
         Raises Unreadable for an empty transcript: there is nothing to encode.
         """
         if not transcript.strip():
             raise Unreadable("empty transcript")
         tokens = self.tokenizer(
-            transcript, max_length=self.max_tokens, truncation=True, padding=False, return_tensors="pt"
+            transcript,
+            max_length=self.max_tokens,
+            truncation=True,
+            padding=False,
+            return_tensors="pt",
         ).to(self.device)
         hidden = self.model(**tokens).last_hidden_state[0]  # (T, D)
         # One text at a time, so every token is valid and the plain mean is the masked mean.

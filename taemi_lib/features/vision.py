@@ -1,4 +1,5 @@
-"""Frames -> sequence: one ViT vector per frame (PAPER.md, "vision"), its CLS token or the mean of its patches."""
+"""Frames -> sequence: one ViT vector per frame (docs/paper.md, "vision"), its CLS token or the mean
+of its patches."""
 
 from __future__ import annotations
 
@@ -13,15 +14,16 @@ from taemi_lib.data.media import Frames
 from taemi_lib.features.sequences import Sequence
 from taemi_lib.features.sources import check_complete, loading, locate
 
-_AT_ONCE = 32  # frames per forward pass: bounds the memory, and is the same whatever the number of processes
+# frames per forward pass: bounds the memory, and is the same whatever the number of processes
+_AT_ONCE = 32
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL's numbers, as preprocessor_config.json gives them
 
 
 class VisionEncoder:
     """One clip's frames to a sequence.
 
-    source: folder or hub id of a ViT-like model with its preprocessor_config.json. pooling: "cls" or "mean".
-    Raises EncoderError when the model cannot be had, ValueError for another pooling.
+    source: folder or hub id of a ViT-like model with its preprocessor_config.json. pooling: "cls"
+    or "mean". Raises EncoderError when the model cannot be had, ValueError for another pooling.
     """
 
     def __init__(self, source: str, device: str = "cpu", pooling: str = "cls"):
@@ -45,11 +47,19 @@ class VisionEncoder:
         size = settings["size"]
         size = {"height": size, "width": size} if isinstance(size, int) else size
         if not {"height", "width"} <= size.keys():
-            raise ValueError(f"its preprocessor_config.json has size {size}, expected height and width")
+            raise ValueError(
+                f"its preprocessor_config.json has size {size}, expected height and width"
+            )
         self.size = (size["height"], size["width"])
         self.mode = _RESAMPLE.get(settings.get("resample", 2), "bilinear")
-        per_channel = {name: torch.tensor(settings[name]).view(1, 3, 1, 1) for name in ("image_mean", "image_std")}
-        self.mean, self.std = per_channel["image_mean"].to(self.device), per_channel["image_std"].to(self.device)
+        per_channel = {
+            name: torch.tensor(settings[name]).view(1, 3, 1, 1)
+            for name in ("image_mean", "image_std")
+        }
+        self.mean, self.std = (
+            per_channel["image_mean"].to(self.device),
+            per_channel["image_std"].to(self.device),
+        )
         self.scale = settings.get("rescale_factor", 1 / 255)
 
     @torch.inference_mode()
@@ -66,5 +76,9 @@ class VisionEncoder:
         """(t, H, W, 3) uint8 -> (t, 3, height, width), as the model's own image processor does."""
         pixels = images.permute(0, 3, 1, 2).float()  # (t, 3, H, W)
         if pixels.shape[-2:] != self.size:
-            pixels = functional.interpolate(pixels, self.size, mode=self.mode, antialias=True).round().clamp(0, 255)
+            pixels = (
+                functional.interpolate(pixels, self.size, mode=self.mode, antialias=True)
+                .round()
+                .clamp(0, 255)
+            )
         return (pixels * self.scale - self.mean) / self.std

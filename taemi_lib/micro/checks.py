@@ -1,7 +1,9 @@
-"""How good the micro backbones are on people and sentences that they never met, and the card that says so.
+"""How good the micro backbones are on people and sentences that they never met, and the card that
+says so.
 
-Held out means the "selection" pool of SynthMimic, with seeds that no generated folder uses: other voices, other sentences, other faces
-than the "encoder" pool the backbones were trained on. Encoders are used through `taemi_lib.features`, as everything else uses them.
+Held out means the "selection" pool of SynthMimic, with seeds that no generated folder uses: other
+voices, other sentences, other faces than the "encoder" pool the backbones were trained on. Encoders
+are used through `taemi_lib.features`, as everything else uses them.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ FIRST_SEED = 900_000_000  # far from the seeds of generated folders
 
 
 def word_error_rate(spoken: list[str], heard: list[str]) -> float:
-    """Words substituted, left out or added, as a share of the words spoken (edit distance over whole texts)."""
+    """Words substituted, left out or added, as a share of the words spoken (edit distance over
+    whole texts)."""
     errors = 0
     for reference, hypothesis in zip(spoken, heard, strict=True):
         said, got = reference.split(), hypothesis.split()
@@ -52,7 +55,8 @@ def check_speech(encoder, held_out: list[Utterance]) -> dict[str, float]:
 
 
 def check_audio(encoder, held_out: list[Utterance]) -> dict[str, float]:
-    """Correlation of the three logits with the planted arousal, dominance and valence, over all frames."""
+    """Correlation of the three logits with the planted arousal, dominance and valence, over all
+    frames."""
     logits, planted = [], []
     for item in held_out:
         values = np.asarray(encoder.encode(item.waveform).values, dtype=np.float64)
@@ -60,11 +64,15 @@ def check_audio(encoder, held_out: list[Utterance]) -> dict[str, float]:
         planted.append(train_audio.frame_targets(item, len(values))[:, :3])
     logits, planted = np.concatenate(logits), np.concatenate(planted)
     names = ("arousal", "dominance", "valence")
-    return {f"r {name}": float(np.corrcoef(logits[:, k], planted[:, k])[0, 1]) for k, name in enumerate(names)}
+    return {
+        f"r {name}": float(np.corrcoef(logits[:, k], planted[:, k])[0, 1])
+        for k, name in enumerate(names)
+    }
 
 
 def check_vision(encoder, count: int = 1024) -> dict[str, float]:
-    """R2 of a linear read-out of each expression parameter, and their mean, on unseen identities."""
+    """R2 of a linear read-out of each expression parameter, and their mean, on unseen
+    identities."""
     from taemi_lib.data.media import Frames
 
     def features(first: int, total: int, pool: str) -> tuple[np.ndarray, np.ndarray]:
@@ -75,15 +83,20 @@ def check_vision(encoder, count: int = 1024) -> dict[str, float]:
     known, known_y = features(FIRST_SEED, 4 * count, "encoder")
     fresh, fresh_y = features(FIRST_SEED, count, HELD_OUT)
     scores = r_squared(_probe(known, known_y, fresh), fresh_y)
-    return {"R2 mean": float(scores.mean())} | {f"R2 {name}": float(s) for name, s in zip(world.EXPRESSION, scores)}
+    return {"R2 mean": float(scores.mean())} | {
+        f"R2 {name}": float(s) for name, s in zip(world.EXPRESSION, scores)
+    }
 
 
 def check_text(encoder, count: int = 1000) -> dict[str, float]:
-    """R2 of a linear read-out of the six emotion strengths (mean) and of the cue, on unseen sentences."""
+    """R2 of a linear read-out of the six emotion strengths (mean) and of the cue, on unseen
+    sentences."""
 
     def features(seed: int, total: int, pool: str) -> tuple[np.ndarray, np.ndarray]:
         texts, meaning = train_text.sentences(seed, total, pool)
-        return np.stack([np.asarray(encoder.encode(text)[1], dtype=np.float64) for text in texts]), meaning
+        return np.stack(
+            [np.asarray(encoder.encode(text)[1], dtype=np.float64) for text in texts]
+        ), meaning
 
     known, known_y = features(FIRST_SEED, 2 * count, "encoder")
     fresh, fresh_y = features(FIRST_SEED, count, HELD_OUT)
@@ -92,7 +105,8 @@ def check_text(encoder, count: int = 1000) -> dict[str, float]:
 
 
 def check(encoders, clips: int = 200) -> dict[str, dict[str, float]]:
-    """All four checks for a bundle of encoders (`taemi_lib.features.load_encoders`); `clips` utterances for speech and audio."""
+    """All four checks for a bundle of encoders (`taemi_lib.features.load_encoders`); `clips`
+    utterances for speech and audio."""
     held_out = utterances(clips, HELD_OUT, FIRST_SEED)
     return {
         "audio": check_audio(encoders.audio, held_out),
@@ -125,7 +139,8 @@ _CARDS = {
 
 
 def write_card(folder: Path, role: str, measured: dict[str, float]) -> None:
-    """README.md of one micro backbone: what it is, what it learned from, how good it is, what it cannot do."""
+    """README.md of one micro backbone: what it is, what it learned from, how good it is, what it
+    cannot do."""
     shape, lessons = _CARDS[role]
     rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in measured.items())
     (folder / "README.md").write_text(f"""# taemi micro backbone: {role}

@@ -1,4 +1,5 @@
-"""Speech that the micro backbones learn from: spoken by the "encoder" pool of SynthMimic, which no clip of any split shares."""
+"""Speech that the micro backbones learn from: spoken by the "encoder" pool of SynthMimic, which no
+clip of any split shares."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def resample(samples: np.ndarray) -> np.ndarray:
     frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
     frame.sample_rate = voice.RATE
     resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE)
-    return np.concatenate([part.to_ndarray()[0] for part in resampler.resample(frame) + resampler.resample(None)])
+    return np.concatenate(
+        [part.to_ndarray()[0] for part in resampler.resample(frame) + resampler.resample(None)]
+    )
 
 
 def utterance(seed: int, pool: str = "encoder") -> Utterance:
@@ -46,9 +49,21 @@ def utterance(seed: int, pool: str = "encoder") -> Utterance:
     return Utterance(latents, resample(speech.samples), speech.events, speech.phonemes)
 
 
-def utterances(count: int, pool: str = "encoder", first_seed: int = 0, processes: int | None = None) -> list[Utterance]:
+def utterances(
+    count: int, pool: str = "encoder", first_seed: int = 0, processes: int | None = None
+) -> list[Utterance]:
     """`count` utterances of `pool`, made in parallel; the same arguments give the same list."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context) as executor:
-        results = executor.map(partial(utterance, pool=pool), range(first_seed, first_seed + count), chunksize=16)
-        return list(tqdm(results, total=count, desc=f"speech of pool {pool}", unit="clip", disable=count < 200))
+        results = executor.map(
+            partial(utterance, pool=pool), range(first_seed, first_seed + count), chunksize=16
+        )
+        return list(
+            tqdm(
+                results,
+                total=count,
+                desc=f"speech of pool {pool}",
+                unit="clip",
+                disable=count < 200,
+            )
+        )

@@ -1,4 +1,5 @@
-"""The few lines that all four trainings share: one optimiser, one schedule, one loop, one device."""
+"""The few lines that all four trainings share: one optimiser, one schedule, one loop, one
+device."""
 
 from __future__ import annotations
 
@@ -17,9 +18,14 @@ def fit(
     progress: bool = True,
     label: str = "",
 ) -> list[float]:
-    """AdamW with one-cycle schedule: `steps` updates of `module` on `loss(step)`. Returns the loss of every step."""
-    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
+    """AdamW with one-cycle schedule: `steps` updates of `module` on `loss(step)`. Returns the loss
+    of every step."""
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98)
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps, pct_start=0.1
+    )
     module.train()
     history, shown = [], time.monotonic()
     with tqdm(total=steps, desc=label, unit="step", disable=not progress, mininterval=5) as bar:

@@ -1,8 +1,9 @@
-"""Train the micro audio encoder: a wav2vec2 in the shape of audeering's emotion model (encoder plus dense-tanh-out head), which
-learns to hear, frame by frame, what SynthMimic's voices do.
+"""Train the micro audio encoder: a wav2vec2 in the shape of audeering's emotion model (encoder plus
+dense-tanh-out head), which learns to hear, frame by frame, what SynthMimic's voices do.
 
-Targets per frame: arousal, dominance, valence of the event sounding (the head that is kept; zero outside events) and the four
-prosody settings behind it (a second head, thrown away, that keeps the hidden states informative).
+Targets per frame: arousal, dominance, valence of the event sounding (the head that is kept; zero
+outside events) and the four prosody settings behind it (a second head, thrown away, that keeps the
+hidden states informative).
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class EmotionModel(torch.nn.Module):
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         kept = {
-            name: value.contiguous() for name, value in self.state_dict().items() if not name.startswith("prosody.")
+            name: value.contiguous()
+            for name, value in self.state_dict().items()
+            if not name.startswith("prosody.")
         }
         save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
         config = CONFIG.to_dict() | {"architectures": ["EmotionModel"]}
@@ -85,12 +88,17 @@ class EmotionModel(torch.nn.Module):
 
 
 def frame_targets(item: Utterance, frames: int) -> np.ndarray:
-    """(frames, 7): arousal, dominance, valence, then scaled prosody, at 50 frames/s; zero outside the events."""
+    """(frames, 7): arousal, dominance, valence, then scaled prosody, at 50 frames/s; zero outside
+    the events."""
     values = np.zeros((frames, 3 + len(world.PROSODY)), dtype=np.float32)
     times = (np.arange(frames) + 0.5) * 0.02
-    for (start, end), emotion, strength in zip(item.events, item.latents.emotions, item.latents.voice_strength):
+    for (start, end), emotion, strength in zip(
+        item.events, item.latents.emotions, item.latents.voice_strength
+    ):
         name = world.EMOTIONS[emotion]
-        shown = np.concatenate([world.AFFECT[name], np.array(world.VOICE[name]) / world.PROSODY_SCALE])
+        shown = np.concatenate(
+            [world.AFFECT[name], np.array(world.VOICE[name]) / world.PROSODY_SCALE]
+        )
         values[(times >= start) & (times < end)] = strength * shown
     return values
 
@@ -119,13 +127,17 @@ def train(
         items = [corpus[i] for i in by_length[start : start + batch]]
         longest = max(len(item.samples) for item in items)
         lengths = torch.tensor([len(item.samples) for item in items])
-        waves = torch.from_numpy(np.stack([np.pad(item.waveform, (0, longest - len(item.samples))) for item in items]))
+        waves = torch.from_numpy(
+            np.stack([np.pad(item.waveform, (0, longest - len(item.samples))) for item in items])
+        )
         waves = waves + torch.randn_like(waves) * 10 ** (-float(rng.uniform(45, 65)) / 20)
         mask = torch.arange(longest)[None] < lengths[:, None]
         hidden = model.wav2vec2(waves, attention_mask=mask.long()).last_hidden_state  # (B, T, 128)
         frames = model.wav2vec2._get_feat_extract_output_lengths(lengths)
         valid = torch.arange(hidden.shape[1])[None] < frames[:, None]
-        target = torch.from_numpy(np.stack([frame_targets(item, hidden.shape[1]) for item in items]))
+        target = torch.from_numpy(
+            np.stack([frame_targets(item, hidden.shape[1]) for item in items])
+        )
         heard = torch.cat([model.classifier(hidden), model.prosody(hidden)], dim=-1)
         return (heard - target)[valid].pow(2).mean()
 

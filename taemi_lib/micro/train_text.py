@@ -1,5 +1,6 @@
-"""Train the micro text encoder: a small BERT whose CLS vector says how strongly a sentence expresses each emotion and which of the
-two moments it points at. Its WordPiece vocabulary is learned from the same sentences.
+"""Train the micro text encoder: a small BERT whose CLS vector says how strongly a sentence
+expresses each emotion and which of the two moments it points at. Its WordPiece vocabulary is
+learned from the same sentences.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def sentences(seed: int, count: int, pool: str = "encoder") -> tuple[list[str], np.ndarray]:
-    """`count` sentences of `pool` and (count, 7): six emotion strengths and the cue (-1 the first event, +1 the second)."""
+    """`count` sentences of `pool` and (count, 7): six emotion strengths and the cue (-1 the first
+    event, +1 the second)."""
     rng = np.random.default_rng([seed, 6])
     drawn = [world.draw_words(rng, pool) for _ in range(count)]
-    meaning = np.array([[*words["text"], 2 * words["cue"] - 1] for words in drawn], dtype=np.float32)
+    meaning = np.array(
+        [[*words["text"], 2 * words["cue"] - 1] for words in drawn], dtype=np.float32
+    )
     return [" ".join(words["words"]) for words in drawn], meaning
 
 
@@ -51,17 +55,23 @@ class MeaningModel(torch.nn.Module):
 
 
 def _tokenizer(corpus: list[str]) -> BertTokenizerFast:
-    """The library numbers the pieces "##a" as it meets them, in another order each time, and its merges follow these numbers: they are
-    given beforehand, and the tokenizer is built anew from the vocabulary, in which they are pieces like others.
+    """The library numbers the pieces "##a" as it meets them, in another order each time, and its
+    merges follow these numbers: they are given beforehand, and the tokenizer is built anew from the
+    vocabulary, in which they are pieces like others.
     """
     letters = string.ascii_lowercase  # any English word can be spelled, if not understood
     learner = BertWordPieceTokenizer(lowercase=True)
     learner.train_from_iterator(
-        [*corpus, " ".join(letters)], vocab_size=VOCABULARY, min_frequency=1, show_progress=False,
+        [*corpus, " ".join(letters)],
+        vocab_size=VOCABULARY,
+        min_frequency=1,
+        show_progress=False,
         special_tokens=[*SPECIAL, *(f"##{letter}" for letter in letters)],
-    )  # fmt: skip
+    )
     trained = BertWordPieceTokenizer(learner.get_vocab(), lowercase=True)
-    return BertTokenizerFast(tokenizer_object=trained._tokenizer, do_lower_case=True, model_max_length=MAX_TOKENS)
+    return BertTokenizerFast(
+        tokenizer_object=trained._tokenizer, do_lower_case=True, model_max_length=MAX_TOKENS
+    )
 
 
 def _stumble(text: str, rng: np.random.Generator) -> str:
@@ -69,7 +79,11 @@ def _stumble(text: str, rng: np.random.Generator) -> str:
     words = text.split()
     if rng.random() < 0.1:
         place = int(rng.integers(len(words)))
-        words = words[:place] + words[place + 1 :] if rng.random() < 0.5 else words[:place] + words[place - 1 :]
+        words = (
+            words[:place] + words[place + 1 :]
+            if rng.random() < 0.5
+            else words[:place] + words[place - 1 :]
+        )
     return " ".join(words)
 
 
@@ -90,7 +104,9 @@ def train(
 
     def loss(step: int) -> torch.Tensor:
         chosen = rng.integers(len(corpus), size=batch)
-        tokens = tokenizer([_stumble(corpus[i], rng) for i in chosen], padding=True, return_tensors="pt")
+        tokens = tokenizer(
+            [_stumble(corpus[i], rng) for i in chosen], padding=True, return_tensors="pt"
+        )
         return (model(**tokens) - torch.from_numpy(meaning[chosen])).pow(2).mean()
 
     history = fit(model, steps, 1e-3, loss, progress, "text")

@@ -1,6 +1,8 @@
-"""Train the micro vision encoder: a small ViT that learns to read the nine expression parameters of drawn faces.
+"""Train the micro vision encoder: a small ViT that learns to read the nine expression parameters of
+drawn faces.
 
-Every face is fresh: identities and expressions are drawn as training goes on, so there is nothing to memorise.
+Every face is fresh: identities and expressions are drawn as training goes on, so there is nothing
+to memorise.
 """
 
 from __future__ import annotations
@@ -51,18 +53,26 @@ def faces(seed: int, count: int = 256, pool: str = "encoder") -> tuple[np.ndarra
     values = rng.normal(0, 0.12, size=(count, len(world.EXPRESSION)))
     for value in values:
         kind = rng.random()
-        if kind < 0.6:  # one of the six expressions, at any strength, or on the way from one to another
+        if (
+            kind < 0.6
+        ):  # one of the six expressions, at any strength, or on the way from one to another
             value += rng.uniform(0, 1) * np.array(world.FACE[world.EMOTIONS[rng.integers(6)]])
         elif kind < 0.85:  # any mixture of movements
             value += rng.uniform(-1, 1, size=len(value))
-    values[:, 4] = np.maximum(values[:, 4], 0) + 0.45 * rng.uniform(0, 1, count) * (rng.random(count) < 0.7)  # speech
+    values[:, 4] = np.maximum(values[:, 4], 0) + 0.45 * rng.uniform(0, 1, count) * (
+        rng.random(count) < 0.7
+    )  # speech
     values[:, 2] = np.where(rng.random(count) < 0.06, -1.3, values[:, 2])  # blinks
-    values[:, 8] = np.where(rng.random(count) < 0.5, 0.8, -0.8) + rng.normal(0, 0.1, count)  # glances
+    values[:, 8] = np.where(rng.random(count) < 0.5, 0.8, -0.8) + rng.normal(
+        0, 0.1, count
+    )  # glances
     pictures = []
     for value in values:
         identity = face.Identity.draw(world.identity(pool, rng.integers(1_000_000)))
         picture = face.paint(identity, value, tuple(rng.normal(0, 0.05, 2)))
-        pictures.append(np.asarray(Image.fromarray(picture).resize((PIXELS, PIXELS), Image.Resampling.BILINEAR)))
+        pictures.append(
+            np.asarray(Image.fromarray(picture).resize((PIXELS, PIXELS), Image.Resampling.BILINEAR))
+        )
     return np.stack(pictures), values.astype(np.float32)
 
 
@@ -75,7 +85,9 @@ class ExpressionModel(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.vit = ViTModel(CONFIG, add_pooling_layer=False)
-        self.read = torch.nn.Linear(CONFIG.hidden_size, len(world.EXPRESSION))  # used in training only
+        self.read = torch.nn.Linear(
+            CONFIG.hidden_size, len(world.EXPRESSION)
+        )  # used in training only
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.read(self.vit(images).last_hidden_state.mean(dim=1))
@@ -85,7 +97,9 @@ class ExpressionModel(torch.nn.Module):
         (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
 
 
-def train(folder: Path, steps: int = 5000, batch: int = 64, seed: int = 0, progress: bool = True) -> list[float]:
+def train(
+    folder: Path, steps: int = 5000, batch: int = 64, seed: int = 0, progress: bool = True
+) -> list[float]:
     """Train from nothing and write `folder`. Returns the loss history."""
     torch.manual_seed(seed)
     model = ExpressionModel()

@@ -1,7 +1,9 @@
-"""What all systems share: their sizes, their face (`forward(batch) -> Output`), their loss, saving and loading.
+"""What all systems share: their sizes, their face (`forward(batch) -> Output`), their loss, saving
+and loading.
 
-A system is a `System` with a `name`, a `build` that makes its parts from the sizes, and a `forward`. Everything else
-(training, evaluation, checkpoints, model cards) works on that face and never asks which system it has.
+A system is a `System` with a `name`, a `build` that makes its parts from the sizes, and a
+`forward`. Everything else (training, evaluation, checkpoints, model cards) works on that face and
+never asks which system it has.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.nn import functional
 
+from taemi_lib.batches import Batch
 from taemi_lib.models.attention import SelfAttention, TimeFeatures
-from taemi_lib.models.batch import Batch
 from taemi_lib.models.missing import MissingToken
 from taemi_lib.profiles import EMOTIONS, Training
 
@@ -51,7 +53,8 @@ meaning.
 
 @dataclass(frozen=True)
 class Sizes:
-    """All sizes that systems choose from. Widths are numbers of features; see profiles.Model for the rest."""
+    """All sizes that systems choose from. Widths are numbers of features; see profiles.Model for
+    the rest."""
 
     audio_dim: int
     vision_dim: int
@@ -70,10 +73,14 @@ class Output:
     """What a system says about B clips.
 
     prediction (B, 6)    intensities in the order of EMOTIONS, not clipped
-    attention            {modality: (B, H, T)} weights of a system that attends with a query; padding has weight 0
-    kept                 {modality: (B,) bool} what the system was shown: present and not left out by modality dropout
-    losses               {name: scalar} what a system wants minimised beside its main loss (already weighted)
-    parts                {name: (B, 6)} predictions of the parts of a system that combines predictions (late fusion)
+    attention            {modality: (B, H, T)} weights of a system that attends with a query;
+                         padding has weight 0
+    kept                 {modality: (B,) bool} what the system was shown: present and not left out
+                         by modality dropout
+    losses               {name: scalar} what a system wants minimised beside its main loss (already
+                         weighted)
+    parts                {name: (B, 6)} predictions of the parts of a system that combines
+                         predictions (late fusion)
     """
 
     prediction: Tensor
@@ -91,17 +98,20 @@ class System(
     tags=["emotional-mimicry-intensity"],
     model_card_template=_CARD,
 ):
-    """Base of all systems; a Hugging Face hub model: `save_pretrained`, `from_pretrained`, `push_to_hub`, safetensors.
+    """Base of all systems; a Hugging Face hub model: `save_pretrained`, `from_pretrained`,
+    `push_to_hub`, safetensors.
 
-    Arguments: widths of the encoders' features, then the sizes of profiles.Model with the paper's defaults. A system
-    takes what it needs of them.
+    Arguments: widths of the encoders' features, then the sizes of profiles.Model with the paper's
+    defaults. A system takes what it needs of them.
 
-    What training asks of a system, all of it optional: `loss` (or `Output.losses` beside the usual one), `stages` with `begin`,
-    `preset` and `calibrate`.
+    What training asks of a system, all of it optional: `loss` (or `Output.losses` beside the usual
+    one), `stages` with `begin`, `preset` and `calibrate`.
     """
 
     name: ClassVar[str]
-    stages: ClassVar[tuple[str, ...]] = ("fit",)  # one after the other; the last one makes the predictions
+    stages: ClassVar[tuple[str, ...]] = (
+        "fit",
+    )  # one after the other; the last one makes the predictions
     needs_partner: ClassVar[bool] = False  # whether it reads Batch.partner, another clip's text
 
     def __init__(
@@ -119,9 +129,17 @@ class System(
     ) -> None:
         super().__init__()
         self.sizes = Sizes(
-            audio_dim, vision_dim, text_dim, width, heads, mlp_width,
-            dropout, input_dropout, modality_dropout, time_features,
-        )  # fmt: skip
+            audio_dim,
+            vision_dim,
+            text_dim,
+            width,
+            heads,
+            mlp_width,
+            dropout,
+            input_dropout,
+            modality_dropout,
+            time_features,
+        )
         self.build(self.sizes)
         self.stage = self.stages[-1]
 
@@ -133,30 +151,39 @@ class System(
         raise NotImplementedError
 
     def loss(self, output: Output, batch: Batch) -> Tensor:
-        """Mean squared error over outputs and clips (paper, section 3.5) plus the system's own `output.losses`."""
-        return functional.mse_loss(output.prediction.float(), batch.labels.float()) + sum(output.losses.values())
+        """Mean squared error over outputs and clips (paper, section 3.5) plus the system's own
+        `output.losses`."""
+        return functional.mse_loss(output.prediction.float(), batch.labels.float()) + sum(
+            output.losses.values()
+        )
 
     def begin(self, stage: str) -> None:
-        """A stage of training starts or goes on: `forward` and `loss` may read `self.stage`; freeze here what does not train in it.
+        """A stage of training starts or goes on: `forward` and `loss` may read `self.stage`; freeze
+        here what does not train in it.
 
-        Every stage has the whole schedule and early stopping to itself and starts from the best epoch of the one before, by its own
-        loss on the selection split; only epochs of the last stage are chosen by mean rho. A loaded system is in the last stage.
+        Every stage has the whole schedule and early stopping to itself and starts from the best
+        epoch of the one before, by its own loss on the selection split; only epochs of the last
+        stage are chosen by mean rho. A loaded system is in the last stage.
         """
         self.stage = stage
 
     @classmethod
     def preset(cls, training: Training) -> Training:
-        """The settings this system trains with, from those of the profile: for what its source fixes (say, large batches)."""
+        """The settings this system trains with, from those of the profile: for what its source
+        fixes (say, large batches)."""
         return training
 
     def calibrate(self, batches: Iterable[Batch]) -> None:
-        """Set buffers from the labelled batches of the selection split, before each score of the last stage.
+        """Set buffers from the labelled batches of the selection split, before each score of the
+        last stage.
 
-        In evaluation mode, without gradients. Must depend on the weights and the batches only, or a resumed run would differ.
+        In evaluation mode, without gradients. Must depend on the weights and the batches only, or a
+        resumed run would differ.
         """
 
     def check(self, batch: Batch) -> None:
-        """Raises ValueError naming both sizes when the batch's features are not as wide as this model's."""
+        """Raises ValueError naming both sizes when the batch's features are not as wide as this
+        model's."""
         found = {name: values.shape[-1] for name, values in batch.values.items()}
         if batch.pooled is not None:
             found["text"] = batch.pooled.shape[-1]
@@ -170,9 +197,12 @@ class System(
     # --- saving and loading: one folder of model.safetensors, config.json and README.md
 
     def save_pretrained(self, save_directory, *, config=None, **kwargs):
-        """As the hub mixin's; config.json also names the system, so that `models.load` knows what to build."""
+        """As the hub mixin's; config.json also names the system, so that `models.load` knows what
+        to build."""
         return super().save_pretrained(
-            save_directory, config=config or {"system": self.name, **self._hub_mixin_config}, **kwargs
+            save_directory,
+            config=config or {"system": self.name, **self._hub_mixin_config},
+            **kwargs,
         )
 
     def generate_model_card(self, training: str = "", **kwargs) -> ModelCard:
@@ -190,17 +220,32 @@ class System(
 
     @classmethod
     def _from_pretrained(
-        cls, *, model_id, revision, cache_dir, force_download, local_files_only, token, map_location="cpu", strict=True,
+        cls,
+        *,
+        model_id,
+        revision,
+        cache_dir,
+        force_download,
+        local_files_only,
+        token,
+        map_location="cpu",
+        strict=True,
         **sizes,
-    ):  # fmt: skip
-        """Build and load, strictly: the mixin's own version ignores missing weights and prints into notebooks."""
+    ):
+        """Build and load, strictly: the mixin's own version ignores missing weights and prints into
+        notebooks."""
         if Path(model_id).is_dir():
             file = Path(model_id) / constants.SAFETENSORS_SINGLE_FILE
         else:
             file = hf_hub_download(
-                model_id, constants.SAFETENSORS_SINGLE_FILE, revision=revision, cache_dir=cache_dir,
-                force_download=force_download, local_files_only=local_files_only, token=token,
-            )  # fmt: skip
+                model_id,
+                constants.SAFETENSORS_SINGLE_FILE,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
         model = cls(**sizes)
         _check_checkpoint(model, Path(file))
         load_model(model, file, strict=strict, device=str(map_location))
@@ -208,19 +253,30 @@ class System(
 
 
 def _check_checkpoint(model: System, file: Path) -> None:
-    """Raises ValueError naming both sides when the checkpoint was made by another system or with other sizes."""
+    """Raises ValueError naming both sides when the checkpoint was made by another system or with
+    other sizes."""
     if not file.exists():
-        raise FileNotFoundError(f"there is no checkpoint at {file}: give the folder that save_pretrained wrote")
+        raise FileNotFoundError(
+            f"there is no checkpoint at {file}: give the folder that save_pretrained wrote"
+        )
     config = file.with_name(constants.CONFIG_NAME)
     saved = json.loads(config.read_text()) if config.exists() else {}
     if saved.get("system", model.name) != model.name:
-        raise ValueError(f"{file.parent} holds a {saved['system']!r}, not a {model.name!r}: use models.load to get it")
+        raise ValueError(
+            f"{file.parent} holds a {saved['system']!r}, not a {model.name!r}: use models.load to get it"
+        )
     with safe_open(file, framework="pt") as tensors:
         stored = {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}
     built = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    # Dropout rates may change freely. The number of heads may not, though no tensor's shape shows it.
-    wanted = {key: value for key, value in model._hub_mixin_config.items() if not key.endswith("dropout")}
-    for theirs, ours in (({key: saved.get(key, value) for key, value in wanted.items()}, wanted), (stored, built)):
+    # Dropout rates may change freely. The number of heads may not, though no tensor's shape shows
+    # it.
+    wanted = {
+        key: value for key, value in model._hub_mixin_config.items() if not key.endswith("dropout")
+    }
+    for theirs, ours in (
+        ({key: saved.get(key, value) for key, value in wanted.items()}, wanted),
+        (stored, built),
+    ):
         different = [
             f"{key} is {theirs.get(key, 'missing')} in the checkpoint, {ours.get(key, 'missing')} in the model"
             for key in sorted(theirs.keys() | ours.keys())
@@ -231,9 +287,11 @@ def _check_checkpoint(model: System, file: Path) -> None:
 
 
 class Stream(nn.Module):
-    """One sequence modality in model space (audio: A', vision: V'), with its token where it is not kept.
+    """One sequence modality in model space (audio: A', vision: V'), with its token where it is not
+    kept.
 
-    features (B, T, D) -> input dropout -> linear -> + time features -> self-attention -> (B, T, d), mask (B, T)
+    features (B, T, D) -> input dropout -> linear -> + time features -> self-attention -> (B, T, d),
+    mask (B, T)
     """
 
     def __init__(self, name: str, sizes: Sizes) -> None:
@@ -250,7 +308,11 @@ class Stream(nn.Module):
             return self.token.in_sequence(None, None, kept)
         mask = batch.mask[self.name] & kept.unsqueeze(-1)
         # Whatever stands in the padding or in an absent modality (noise, NaN, inf) ends here.
-        values = batch.values[self.name].masked_fill(~mask.unsqueeze(-1), 0).to(self.project.weight.dtype)
+        values = (
+            batch.values[self.name]
+            .masked_fill(~mask.unsqueeze(-1), 0)
+            .to(self.project.weight.dtype)
+        )
         values = self.project(self.input_dropout(values))  # (B, T, D) -> (B, T, d)
         if self.time is not None:
             values = values + self.time(batch.times[self.name].masked_fill(~mask, 0))
@@ -258,7 +320,8 @@ class Stream(nn.Module):
 
 
 class TextVector(nn.Module):
-    """The raw text vector (B, text_dim) with its token where text is not kept (PAPER.md row 6)."""
+    """The raw text vector (B, text_dim) with its token where text is not kept (docs/paper.md row
+    6)."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -269,17 +332,21 @@ class TextVector(nn.Module):
         if batch.pooled is None:
             check_text(batch)
             return self.token.in_vector(None, kept)
-        return self.token.in_vector(self.input_dropout(batch.pooled.to(self.token.vector.dtype)), kept)
+        return self.token.in_vector(
+            self.input_dropout(batch.pooled.to(self.token.vector.dtype)), kept
+        )
 
 
 def check_text(batch: Batch) -> None:
     """Raises ValueError when clips have text but the batch has no text vectors."""
     if batch.pooled is None and batch.present["text"].any():
-        raise ValueError("the batch has text tokens but no text vector: set Batch.pooled (B, text_dim)")
+        raise ValueError(
+            "the batch has text tokens but no text vector: set Batch.pooled (B, text_dim)"
+        )
 
 
 def head(inputs: int, sizes: Sizes) -> nn.Sequential:
-    """y = W2 Dropout(GELU(W1 f)): (B, inputs) -> (B, 6), linear output (PAPER.md row 13)."""
+    """y = W2 Dropout(GELU(W1 f)): (B, inputs) -> (B, 6), linear output (docs/paper.md row 13)."""
     return nn.Sequential(
         nn.Linear(inputs, sizes.mlp_width),
         nn.GELU(),
@@ -291,5 +358,3 @@ def head(inputs: int, sizes: Sizes) -> nn.Sequential:
 def parameter_count(model: nn.Module) -> int:
     """Trainable numbers in a model."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-

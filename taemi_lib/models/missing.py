@@ -1,6 +1,8 @@
-"""What a model does about a modality that is not there: trainable stand-ins, and leaving modalities out in training.
+"""What a model does about a modality that is not there: trainable stand-ins, and leaving modalities
+out in training.
 
-Both work on `kept` masks {modality: (B,) bool}: present in the clip and not left out. (PAPER.md rows 6 to 8.)
+Both work on `kept` masks {modality: (B,) bool}: present in the clip and not left out.
+(docs/paper.md rows 6 to 8.)
 """
 
 from __future__ import annotations
@@ -10,11 +12,13 @@ from torch import Tensor, nn
 
 
 class ModalityDropout(nn.Module):
-    """In training, leave out each present modality with probability p; never the last one that a clip has.
+    """In training, leave out each present modality with probability p; never the last one that a
+    clip has.
 
-    present {modality: (B,) bool} -> kept, same keys. Every modality gets one uniform number; it goes when the number is
-    below p, unless it is the largest among the clip's present modalities. So a clip with one modality keeps it, with
-    three the effective rate is p - p^3 / 3 (training logs the measured one).
+    present {modality: (B,) bool} -> kept, same keys. Every modality gets one uniform number; it
+    goes when the number is below p, unless it is the largest among the clip's present modalities.
+    So a clip with one modality keeps it, with three the effective rate is p - p^3 / 3 (training
+    logs the measured one).
     """
 
     def __init__(self, p: float) -> None:
@@ -34,7 +38,8 @@ class ModalityDropout(nn.Module):
 
 
 class MissingToken(nn.Module):
-    """A trainable vector that stands in for an absent modality: as a vector, or as a sequence of length 1."""
+    """A trainable vector that stands in for an absent modality: as a vector, or as a sequence of
+    length 1."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -46,8 +51,11 @@ class MissingToken(nn.Module):
             return self.vector.expand(len(kept), -1)
         return torch.where(kept.unsqueeze(-1), values.to(self.vector.dtype), self.vector)
 
-    def in_sequence(self, values: Tensor | None, mask: Tensor | None, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, d), (B, T) with the token as only step of every row that is not kept; None: for everybody, T = 1."""
+    def in_sequence(
+        self, values: Tensor | None, mask: Tensor | None, kept: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(B, T, d), (B, T) with the token as only step of every row that is not kept; None: for
+        everybody, T = 1."""
         if values is None:
             return self.vector.expand(len(kept), 1, -1), kept.new_ones(len(kept), 1)
         kept = kept.unsqueeze(-1)

@@ -1,7 +1,10 @@
-"""A folder of SynthMimic clips in the official Vidmimic2 layout, plus truth.parquet: written in parallel, resumable.
+"""A folder of SynthMimic clips in the official Vidmimic2 layout, plus truth.parquet: written in
+parallel, resumable.
 
-<root>/raw/00000.mp4 ...  train_split.csv  valid_split.csv    as in Hume-Vidmimic2 (labels of the first regime)
-<root>/truth.parquet      every latent, the event times, and for every regime the labels and the noiseless intensities
+<root>/raw/00000.mp4 ...  train_split.csv  valid_split.csv    as in Hume-Vidmimic2 (labels of the
+                                                              first regime)
+<root>/truth.parquet      every latent, the event times, and for every regime the labels and the
+                          noiseless intensities
 <root>/generator.json     what was asked for: a folder made otherwise is refused
 """
 
@@ -19,13 +22,14 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from taemi_lib import files, workers
 from taemi_lib.data.manifest import Manifest, ManifestError
 from taemi_lib.data.synthmimic import render, world
 from taemi_lib.profiles import EMOTIONS, ChoiceError, Data
+from taemi_lib.support import files, workers
 
-# Raise VERSION whenever the same seed gives another clip or other columns. 2 added the regimes both, text and face_cue: its clips
-# are those of 1, so a folder of version 1 only gets its label columns anew.
+# Raise VERSION whenever the same seed gives another clip or other columns. 2 added the regimes
+# both, text and face_cue: its clips are those of 1, so a folder of version 1 only gets its label
+# columns anew.
 VERSION = 2
 SAME_CLIPS = (1,)
 SHARES = {"train": 0.48, "selection": 0.10, "test": 0.42}
@@ -56,7 +60,9 @@ def _truth(latents: world.Latents, speech) -> dict:
         "damaged": latents.damaged,
         "cue": latents.cue,
         "gaze": latents.gaze,
-        "words": " ".join(f"{word}@{start:.3f}" for word, start in zip(latents.words, speech.starts)),
+        "words": " ".join(
+            f"{word}@{start:.3f}" for word, start in zip(latents.words, speech.starts)
+        ),
     }
     row |= {f"text/{emotion}": strength for emotion, strength in zip(EMOTIONS, latents.text)}
     for index, (start, end) in enumerate(speech.events):
@@ -71,15 +77,21 @@ def _truth(latents: world.Latents, speech) -> dict:
 
 
 def _labels(latents: world.Latents, noise: float) -> dict:
-    """The columns of every regime: which event counts (-1: both), the noiseless intensities, the labels."""
+    """The columns of every regime: which event counts (-1: both), the noiseless intensities, the
+    labels."""
     row = {}
     # the raters' moods are the same in every regime, so that regimes can be compared clip by clip
     for regime in world.REGIMES:
         true = world.noiseless(latents, regime)
         label = world.rate(true, noise, np.random.default_rng([latents.seed, 7]))
         row[f"counts/{regime}"] = world.counting_event(latents, regime)
-        row |= {f"noiseless/{regime}/{emotion}": float(value) for emotion, value in zip(EMOTIONS, true)}
-        row |= {f"label/{regime}/{emotion}": float(round(value, 4)) for emotion, value in zip(EMOTIONS, label)}
+        row |= {
+            f"noiseless/{regime}/{emotion}": float(value) for emotion, value in zip(EMOTIONS, true)
+        }
+        row |= {
+            f"label/{regime}/{emotion}": float(round(value, 4))
+            for emotion, value in zip(EMOTIONS, label)
+        }
     return row
 
 
@@ -97,17 +109,28 @@ def _make(job: tuple[int, str], root: Path, seed: int) -> None:
         _write_json(done, _truth(latents, speech))
 
 
-def generate(root: str | Path, data: Data, processes: int | None = None, progress: bool = True) -> Path:
-    """Make what is missing of `data.clips` clips in `root`; a complete folder is left as it is. Returns `root`.
+def generate(
+    root: str | Path, data: Data, processes: int | None = None, progress: bool = True
+) -> Path:
+    """Make what is missing of `data.clips` clips in `root`; a complete folder is left as it is.
+    Returns `root`.
 
-    A folder of a version with the same clips gets the label columns of this one; nothing is rendered again.
-    A second command on the same folder waits, then finds the work done. Raises ManifestError if the folder was made with other
-    settings, naming both, and ChoiceError for an unknown regime.
+    A folder of a version with the same clips gets the label columns of this one; nothing is
+    rendered again. A second command on the same folder waits, then finds the work done. Raises
+    ManifestError if the folder was made with other settings, naming both, and ChoiceError for an
+    unknown regime.
     """
     root = Path(root)
     if data.regime not in world.REGIMES:
-        raise ChoiceError(f"there is no regime {data.regime!r}; the regimes are: {', '.join(world.REGIMES)}")
-    asked = {"version": VERSION, "clips": data.clips, "seed": data.seed, "label_noise": data.label_noise}
+        raise ChoiceError(
+            f"there is no regime {data.regime!r}; the regimes are: {', '.join(world.REGIMES)}"
+        )
+    asked = {
+        "version": VERSION,
+        "clips": data.clips,
+        "seed": data.seed,
+        "label_noise": data.label_noise,
+    }
     _refuse_other_settings(root, asked)
     if not (root / TRUTH).exists():
         with files.locked(root):
@@ -119,7 +142,9 @@ def generate(root: str | Path, data: Data, processes: int | None = None, progres
         with files.locked(root):
             _write_truth(root, _labelled(root, truth(root), data))
             _write_json(root / SETTINGS, asked)
-    shutil.rmtree(root / "rows", ignore_errors=True)  # also one left by a kill in the very last moment
+    shutil.rmtree(
+        root / "rows", ignore_errors=True
+    )  # also one left by a kill in the very last moment
     return root
 
 
@@ -139,10 +164,15 @@ def _refuse_other_settings(root: Path, asked: dict) -> None:
             if found.get(key) != asked[key]
         ]
         if differing:
-            raise ManifestError(str(root), differing + ["delete the folder or choose another data_root"])
-    elif root.exists() and any(path.name not in (files.LOCK, f"{SETTINGS}.part") for path in root.iterdir()):
+            raise ManifestError(
+                str(root), differing + ["delete the folder or choose another data_root"]
+            )
+    elif root.exists() and any(
+        path.name not in (files.LOCK, f"{SETTINGS}.part") for path in root.iterdir()
+    ):
         raise ManifestError(
-            str(root), [f"{root}: holds files that the generator did not make; choose another data_root"]
+            str(root),
+            [f"{root}: holds files that the generator did not make; choose another data_root"],
         )
 
 
@@ -152,10 +182,16 @@ def _fill(root: Path, data: Data, processes: int | None, progress: bool) -> None
         (root / folder).mkdir(exist_ok=True)
     splits = split_of(data.clips)
     make = partial(_make, root=root, seed=data.seed)
-    context = multiprocessing.get_context("spawn")  # a notebook's kernel holds threads; forking it would not be safe
-    with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context, initializer=workers.end_with_parent) as executor:
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a notebook's kernel holds threads; forking it would not be safe
+    with ProcessPoolExecutor(
+        processes or os.cpu_count(), mp_context=context, initializer=workers.end_with_parent
+    ) as executor:
         finished = executor.map(make, enumerate(splits), chunksize=4)
-        for _ in tqdm(finished, total=len(splits), desc="generating clips", unit="clip", disable=not progress):
+        for _ in tqdm(
+            finished, total=len(splits), desc="generating clips", unit="clip", disable=not progress
+        ):
             pass
 
     ids = [f"{number:05d}" for number in range(data.clips)]
@@ -164,9 +200,14 @@ def _fill(root: Path, data: Data, processes: int | None, progress: bool) -> None
         for i, split in zip(ids, splits)
     ]
     table = _labelled(root, pd.DataFrame(rows).set_index("clip_id"), data)
-    official = table[[f"label/{world.REGIMES[0]}/{emotion}" for emotion in EMOTIONS]].set_axis(EMOTIONS, axis=1)
+    official = table[[f"label/{world.REGIMES[0]}/{emotion}" for emotion in EMOTIONS]].set_axis(
+        EMOTIONS, axis=1
+    )
     official.index.name = "Filename"
-    for name, chosen in (("train_split.csv", table["split"] != "test"), ("valid_split.csv", table["split"] == "test")):
+    for name, chosen in (
+        ("train_split.csv", table["split"] != "test"),
+        ("valid_split.csv", table["split"] == "test"),
+    ):
         official[chosen].to_csv(root / name)
     _write_truth(root, table)  # last: this file says that the folder is complete
 
@@ -174,12 +215,17 @@ def _fill(root: Path, data: Data, processes: int | None, progress: bool) -> None
 def _labelled(root: Path, table: pd.DataFrame, data: Data) -> pd.DataFrame:
     """The table with the label columns of all regimes, made anew from the seed.
 
-    Raises ManifestError when what the table says already is not what the seed says: then the clips are others.
+    Raises ManifestError when what the table says already is not what the seed says: then the clips
+    are others.
     """
     drawn = [_latents(number, split, data.seed) for number, split in enumerate(table["split"])]
-    labels = pd.DataFrame([_labels(latents, data.label_noise) for latents in drawn], index=table.index)
+    labels = pd.DataFrame(
+        [_labels(latents, data.label_noise) for latents in drawn], index=table.index
+    )
     expected = labels.assign(sentence=[latents.sentence for latents in drawn])
-    if different := [name for name in expected if name in table and not (table[name] == expected[name]).all()]:
+    if different := [
+        name for name in expected if name in table and not (table[name] == expected[name]).all()
+    ]:
         problem = f"{root / TRUTH}: {different[0]} is not what seed {data.seed} gives, so these are other clips"
         raise ManifestError(str(root), [problem, "delete the folder or choose another data_root"])
     return table.drop(columns=[name for name in labels if name in table]).join(labels)
@@ -192,17 +238,20 @@ def _write_truth(root: Path, table: pd.DataFrame) -> None:
 
 
 def truth(root: str | Path) -> pd.DataFrame:
-    """Every latent of every clip, one row a clip_id. Raises ManifestError if the folder is not complete."""
+    """Every latent of every clip, one row a clip_id. Raises ManifestError if the folder is not
+    complete."""
     path = Path(root) / TRUTH
     if not path.exists():
         raise ManifestError(
-            str(root), [f"{path}: is missing; let `taemi_lib.data.synthmimic.generate` finish the folder"]
+            str(root),
+            [f"{path}: is missing; let `taemi_lib.data.synthmimic.generate` finish the folder"],
         )
     return pd.read_parquet(path)
 
 
 def regime_table(table: pd.DataFrame, regime: str, kind: str = "label") -> pd.DataFrame:
-    """(N, 6) "label" or "noiseless" intensities of a regime, with emotions as columns. Raises ChoiceError for an unknown regime."""
+    """(N, 6) "label" or "noiseless" intensities of a regime, with emotions as columns. Raises
+    ChoiceError for an unknown regime."""
     known = sorted({column.split("/")[1] for column in table if column.startswith("label/")})
     if regime not in known:
         raise ChoiceError(f"there is no regime {regime!r}; the regimes are: {', '.join(known)}")
@@ -210,7 +259,8 @@ def regime_table(table: pd.DataFrame, regime: str, kind: str = "label") -> pd.Da
 
 
 def read(root: str | Path, regime: str = "cue") -> Manifest:
-    """The clips with the labels of one regime. Raises ManifestError (incomplete folder), ChoiceError (unknown regime)."""
+    """The clips with the labels of one regime. Raises ManifestError (incomplete folder),
+    ChoiceError (unknown regime)."""
     table = truth(root)
     rows = regime_table(table, regime).assign(
         split=table["split"], video=[f"raw/{clip_id}.mp4" for clip_id in table.index]

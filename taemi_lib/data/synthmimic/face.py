@@ -1,6 +1,8 @@
-"""Drawn faces: who somebody is (`Identity`) and what the face does at each moment (`expressions`), painted with Pillow.
+"""Drawn faces: who somebody is (`Identity`) and what the face does at each moment (`expressions`),
+painted with Pillow.
 
-An expression is a vector of the nine parameters named in `world.EXPRESSION`, each about -1..1 (mouth_open 0..1).
+An expression is a vector of the nine parameters named in `world.EXPRESSION`, each about -1..1
+(mouth_open 0..1).
 """
 
 from __future__ import annotations
@@ -45,8 +47,19 @@ class Identity:
     def draw(cls, seed: int) -> Identity:
         rng = np.random.default_rng([seed, 2])
         tone = rng.uniform(0, 1)
-        skin = (1 - tone) * np.array([244, 208, 178]) + tone * np.array([104, 66, 44]) + rng.normal(0, 6, 3)
-        hairs = [(30, 24, 22), (72, 46, 28), (136, 92, 48), (206, 172, 104), (140, 140, 144), (126, 48, 28)]
+        skin = (
+            (1 - tone) * np.array([244, 208, 178])
+            + tone * np.array([104, 66, 44])
+            + rng.normal(0, 6, 3)
+        )
+        hairs = [
+            (30, 24, 22),
+            (72, 46, 28),
+            (136, 92, 48),
+            (206, 172, 104),
+            (140, 140, 144),
+            (126, 48, 28),
+        ]
 
         def colour(values) -> tuple[int, int, int]:
             return tuple(int(v) for v in np.clip(values, 0, 255))
@@ -72,7 +85,9 @@ class Identity:
         )
 
 
-def paint(identity: Identity, expression: np.ndarray, shift: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+def paint(
+    identity: Identity, expression: np.ndarray, shift: tuple[float, float] = (0.0, 0.0)
+) -> np.ndarray:
     """One picture (SIZE, SIZE, 3) uint8 of a face. `shift` moves the head, in half-widths."""
     act = dict(zip(EXPRESSION, expression))
     canvas = SIZE * _SCALE
@@ -94,7 +109,12 @@ def paint(identity: Identity, expression: np.ndarray, shift: tuple[float, float]
         draw.polygon([at(x + rx * np.cos(a), y + ry * np.sin(a)) for a in angles], fill=fill)
 
     def curve(points, fill, thickness: float) -> None:
-        draw.line([at(x, y) for x, y in points], fill=fill, width=max(2, int(thickness * unit)), joint="curve")
+        draw.line(
+            [at(x, y) for x, y in points],
+            fill=fill,
+            width=max(2, int(thickness * unit)),
+            joint="curve",
+        )
 
     dark = tuple(int(c * 0.72) for c in identity.skin)
     # shoulders and neck stay, the head moves above them
@@ -123,19 +143,36 @@ def paint(identity: Identity, expression: np.ndarray, shift: tuple[float, float]
             radius = min(identity.eye_size * 0.55, opening)
             oval(pupil, eye_y, radius, radius, identity.iris)
             oval(pupil, eye_y, radius * 0.5, radius * 0.5, (12, 12, 14))
-        curve([(x - identity.eye_size, eye_y), (x, eye_y - opening), (x + identity.eye_size, eye_y)], dark, 0.04)
+        curve(
+            [(x - identity.eye_size, eye_y), (x, eye_y - opening), (x + identity.eye_size, eye_y)],
+            dark,
+            0.04,
+        )
         if identity.glasses:
             angles = np.linspace(0, 2 * np.pi, 20)
-            curve([(x + 0.27 * np.cos(a), eye_y + 0.24 * np.sin(a)) for a in angles], (30, 30, 34), 0.03)
+            curve(
+                [(x + 0.27 * np.cos(a), eye_y + 0.24 * np.sin(a)) for a in angles],
+                (30, 30, 34),
+                0.03,
+            )
         lift = eye_y - 0.3 - 0.14 * act["brow_raise"]
-        inner, outer = -0.14 * act["brow_tilt"], 0.08 * act["brow_tilt"]  # tilt > 0: inner ends up, as in pain
+        inner, outer = (
+            -0.14 * act["brow_tilt"],
+            0.08 * act["brow_tilt"],
+        )  # tilt > 0: inner ends up, as in pain
         curve(
             [(x - side * 0.2, lift + inner), (x, lift - 0.03), (x + side * 0.2, lift + outer)],
             identity.hair,
             identity.brow_thickness + 0.02,
         )
     curve(
-        [(0.02, eye_y + 0.1), (-0.06, eye_y + 0.12 + identity.nose), (0.05, eye_y + 0.14 + identity.nose)], dark, 0.05
+        [
+            (0.02, eye_y + 0.1),
+            (-0.06, eye_y + 0.12 + identity.nose),
+            (0.05, eye_y + 0.14 + identity.nose),
+        ],
+        dark,
+        0.05,
     )
 
     mouth_y = identity.mouth_height + 0.8 * pitch
@@ -144,8 +181,14 @@ def paint(identity: Identity, expression: np.ndarray, shift: tuple[float, float]
     gap = 0.26 * np.clip(act["mouth_open"], 0, 1.4)
     xs = np.linspace(-1, 1, 9)
     bow = 1 - xs**2
-    upper = [(half * x, mouth_y + corner * (1 - b) - 0.3 * gap * b - 0.3 * corner * b) for x, b in zip(xs, bow)]
-    lower = [(half * x, mouth_y + corner * (1 - b) + 0.7 * gap * b - 0.5 * corner * b) for x, b in zip(xs, bow)]
+    upper = [
+        (half * x, mouth_y + corner * (1 - b) - 0.3 * gap * b - 0.3 * corner * b)
+        for x, b in zip(xs, bow)
+    ]
+    lower = [
+        (half * x, mouth_y + corner * (1 - b) + 0.7 * gap * b - 0.5 * corner * b)
+        for x, b in zip(xs, bow)
+    ]
     if gap > 0.02:
         draw.polygon([at(*p) for p in upper + lower[::-1]], fill=(70, 20, 26))
     curve(upper, identity.lips, 0.07)
@@ -164,18 +207,23 @@ def _wander(rng: np.random.Generator, steps: int, width: int, scale: float) -> n
     """(steps, width) slow random movement of about `scale`."""
     knots = rng.normal(0, scale, size=(max(2, steps // 8 + 2), width))
     positions = np.linspace(0, len(knots) - 1, steps)
-    return np.stack([np.interp(positions, np.arange(len(knots)), knots[:, k]) for k in range(width)], axis=1)
+    return np.stack(
+        [np.interp(positions, np.arange(len(knots)), knots[:, k]) for k in range(width)], axis=1
+    )
 
 
 def expressions(latents: Latents, duration: float, events, loudness: np.ndarray) -> np.ndarray:
-    """(T, 9) what the face does at FPS: both events, speech, blinks, restlessness. `loudness` (T,) 0..1 moves the mouth."""
+    """(T, 9) what the face does at FPS: both events, speech, blinks, restlessness. `loudness` (T,)
+    0..1 moves the mouth."""
     rng = np.random.default_rng([latents.seed, 3])
     steps = len(loudness)
     times = (np.arange(steps) + 0.5) / FPS
     values = _wander(rng, steps, len(EXPRESSION), 0.07)
     for window, emotion, strength in zip(events, latents.emotions, latents.face):
         values += strength * _envelope(times, *window)[:, None] * np.array(FACE[EMOTIONS[emotion]])
-    values[:, _INDEX["mouth_open"]] = np.maximum(values[:, _INDEX["mouth_open"]], 0) + _SPEECH_FLAP * loudness
+    values[:, _INDEX["mouth_open"]] = (
+        np.maximum(values[:, _INDEX["mouth_open"]], 0) + _SPEECH_FLAP * loudness
+    )
     blink = rng.uniform(0.3, 2.0)
     while blink < duration:
         values[np.abs(times - blink) < 0.08, _INDEX["eye_open"]] = -1.3
@@ -185,8 +233,8 @@ def expressions(latents: Latents, duration: float, events, loudness: np.ndarray)
 
 
 def film(latents: Latents, values: np.ndarray) -> np.ndarray:
-    """(T, SIZE, SIZE, 3) uint8: the face of the latents' identity with expressions `values` (T, 9), a drifting head, and the
-    burst of destroyed frames if the latents say so."""
+    """(T, SIZE, SIZE, 3) uint8: the face of the latents' identity with expressions `values` (T, 9),
+    a drifting head, and the burst of destroyed frames if the latents say so."""
     rng = np.random.default_rng([latents.seed, 4])
     identity = Identity.draw(latents.identity)
     drift = _wander(rng, len(values), 2, 0.05)

@@ -1,4 +1,5 @@
-"""One clip as a file: speech and face of the latents, encoded as an MP4 (H.264 and AAC) that browsers play."""
+"""One clip as a file: speech and face of the latents, encoded as an MP4 (H.264 and AAC) that
+browsers play."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ import numpy as np
 from taemi_lib.data.synthmimic import face, voice
 from taemi_lib.data.synthmimic.world import Latents
 
-# Looking ahead, x264 (as built into PyAV's wheels) reads beyond pictures this small, so that its choices, and the decoded
-# pixels of about one clip in ten, depend on what lies in memory. Everything that looks ahead is off: the same frames in give
-# the same frames out, on one machine.
+# Looking ahead, x264 (as built into PyAV's wheels) reads beyond pictures this small, so that its
+# choices, and the decoded pixels of about one clip in ten, depend on what lies in memory.
+# Everything that looks ahead is off: the same frames in give the same frames out, on one machine.
 _X264 = {
     "crf": "18",
     "preset": "veryfast",
@@ -49,9 +50,7 @@ def write(latents: Latents, path: Path) -> voice.Speech:
     unfinished = path.with_suffix(".part.mp4")
     with av.open(str(unfinished), "w", options={"movflags": "+faststart"}) as container:
         if latents.missing != "video track":
-            video = container.add_stream(
-                "libx264", rate=face.FPS, options=_X264
-            )
+            video = container.add_stream("libx264", rate=face.FPS, options=_X264)
             video.width = video.height = face.SIZE
             video.pix_fmt = "yuv420p"
             video.codec_context.thread_count = 1
@@ -66,8 +65,14 @@ def write(latents: Latents, path: Path) -> voice.Speech:
             container.mux(video.encode())
         if latents.missing != "audio track":
             for start in range(0, len(samples), 1024):
-                frame = av.AudioFrame.from_ndarray(samples[None, start : start + 1024], format="fltp", layout="mono")
-                frame.sample_rate, frame.pts, frame.time_base = voice.RATE, start, Fraction(1, voice.RATE)
+                frame = av.AudioFrame.from_ndarray(
+                    samples[None, start : start + 1024], format="fltp", layout="mono"
+                )
+                frame.sample_rate, frame.pts, frame.time_base = (
+                    voice.RATE,
+                    start,
+                    Fraction(1, voice.RATE),
+                )
                 container.mux(sound.encode(frame))
             container.mux(sound.encode())
     os.replace(unfinished, path)

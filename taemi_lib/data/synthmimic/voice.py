@@ -1,7 +1,9 @@
-"""Speech with planted prosody, spoken by espeak-ng (from the pip package espeakng-loader; GPL-3, used at generation time only).
+"""Speech with planted prosody, spoken by espeak-ng (from the pip package espeakng-loader; GPL-3,
+used at generation time only).
 
-espeak-ng keeps state between utterances, so the same words could sound different after other words. Every utterance is therefore
-spoken in a process forked for it alone: the sound depends on the latents and on nothing else. Forking excludes native Windows.
+espeak-ng keeps state between utterances, so the same words could sound different after other words.
+Every utterance is therefore spoken in a process forked for it alone: the sound depends on the
+latents and on nothing else. Forking excludes native Windows.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ _PARAMETER = {"rate": 1, "volume": 2, "pitch": 3}
 
 @dataclass(frozen=True)
 class Speech:
-    """samples (N,) float32 at RATE; starts (W,) s of each word; phonemes: (time s, name) in order; events: ((start, end), ...) s."""
+    """samples (N,) float32 at RATE; starts (W,) s of each word; phonemes: (time s, name) in order;
+    events: ((start, end), ...) s."""
 
     samples: np.ndarray
     starts: np.ndarray
@@ -55,7 +58,9 @@ class _Event(ctypes.Structure):
     ]
 
 
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
 
 
 def _percent(change: float) -> str:
@@ -63,12 +68,16 @@ def _percent(change: float) -> str:
 
 
 def _markup(latents: Latents) -> tuple[str, list[int]]:
-    """SSML of the sentence, and the character position (from 1, as espeak counts) at which each word starts."""
+    """SSML of the sentence, and the character position (from 1, as espeak counts) at which each
+    word starts."""
     text, positions = "<speak>", []
     for index, word in enumerate(latents.words):
         for event, (first, _) in enumerate(latents.clause_words):
             if index == first:
-                pitch, rate, *_ = np.array(VOICE[EMOTIONS[latents.emotions[event]]]) * latents.voice_strength[event]
+                pitch, rate, *_ = (
+                    np.array(VOICE[EMOTIONS[latents.emotions[event]]])
+                    * latents.voice_strength[event]
+                )
                 # espeak answers a pitch of +100 % with about half of that, hence the 2
                 text += f'<prosody pitch="{_percent(2 * pitch)}" rate="{100 * (1 + rate):.0f}%">'
         positions.append(len(text) + 1)
@@ -87,7 +96,9 @@ def _espeak(text: str, voice: str, rate: int, pitch: int, seed: int) -> tuple[np
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     options = 1  # phoneme events
     if library.espeak_Initialize(1, 0, espeakng_loader.get_data_path().encode(), options) != RATE:
-        raise RuntimeError("espeak-ng did not start (package espeakng-loader): reinstall it with pip")
+        raise RuntimeError(
+            "espeak-ng did not start (package espeakng-loader): reinstall it with pip"
+        )
     pieces, events = [], []
 
     def collect(samples, count, event):
@@ -115,7 +126,8 @@ def _espeak(text: str, voice: str, rate: int, pitch: int, seed: int) -> tuple[np
 
 
 def _answer(receiver, sender, *arguments) -> None:
-    receiver.close()  # this process's copy: else it would wait forever for a parent that was killed meanwhile
+    # this process's copy: else it would wait forever for a parent that was killed meanwhile
+    receiver.close()
     with contextlib.suppress(BrokenPipeError):
         sender.send(_espeak(*arguments))
 
@@ -130,7 +142,9 @@ def _espeak_alone(*arguments) -> tuple[np.ndarray, list]:
     try:
         answer = receiver.recv()
     except EOFError as error:
-        raise RuntimeError(f"espeak-ng failed on {arguments[0]!r} with voice {arguments[1]!r}") from error
+        raise RuntimeError(
+            f"espeak-ng failed on {arguments[0]!r} with voice {arguments[1]!r}"
+        ) from error
     finally:
         child.join()
     return answer
@@ -145,11 +159,15 @@ def _ramp(times: np.ndarray, start: float, end: float) -> np.ndarray:
 
 
 def speak(latents: Latents) -> Speech:
-    """The sentence of the latents with its two expressive events. Raises RuntimeError if espeak-ng fails."""
+    """The sentence of the latents with its two expressive events. Raises RuntimeError if espeak-ng
+    fails."""
     text, positions = _markup(latents)
-    samples, events = _espeak_alone(text, latents.voice, latents.base_rate, latents.base_pitch, latents.seed)
+    samples, events = _espeak_alone(
+        text, latents.voice, latents.base_rate, latents.base_pitch, latents.seed
+    )
     heard = {position: time for kind, position, time, _ in events if kind == _WORD}
-    # espeak joins short words ("in the") into one event now and then: such a word starts where the one before it does
+    # espeak joins short words ("in the") into one event now and then: such a word starts where the
+    # one before it does
     starts, last = [], 0.0
     for position in positions:
         last = heard.get(position, last)
@@ -158,7 +176,9 @@ def speak(latents: Latents) -> Speech:
     if len(voiced):  # espeak ends with up to half a second of silence
         samples = samples[: voiced[-1] + int(0.12 * RATE)]
     ends = starts[1:] + [len(samples) / RATE]
-    windows = tuple((float(starts[first]), float(ends[past - 1])) for first, past in latents.clause_words)
+    windows = tuple(
+        (float(starts[first]), float(ends[past - 1])) for first, past in latents.clause_words
+    )
 
     times = np.arange(len(samples)) / RATE
     for window, emotion, strength in zip(windows, latents.emotions, latents.voice_strength):
@@ -167,6 +187,8 @@ def speak(latents: Latents) -> Speech:
         wave = 0.5 - 0.5 * np.cos(2 * np.pi * _TREMOR * (times - window[0]))
         samples = samples * 10 ** (loudness * inside / 20) * (1 - tremor * inside * wave)
     rng = np.random.default_rng([latents.seed, 1])
-    samples = samples * 10 ** (latents.base_gain / 20) + rng.normal(0, 10 ** (-rng.uniform(50, 60) / 20), len(samples))
+    samples = samples * 10 ** (latents.base_gain / 20) + rng.normal(
+        0, 10 ** (-rng.uniform(50, 60) / 20), len(samples)
+    )
     phonemes = tuple((time, name) for kind, _, time, name in events if kind == _PHONEME)
     return Speech(np.clip(samples, -1, 1).astype(np.float32), np.array(starts), phonemes, windows)

@@ -1,11 +1,14 @@
-"""The small world that SynthMimic draws from: its words, its expressions, its people, and how labels follow from them.
+"""The small world that SynthMimic draws from: its words, its expressions, its people, and how
+labels follow from them.
 
-Everything random about a clip is decided here, in one `Latents` record, before a pixel or a sample exists; `voice`, `face` and
-`render` only carry it out. So the record is the ground truth that notebooks and tests compare against.
+Everything random about a clip is decided here, in one `Latents` record, before a pixel or a sample
+exists; `voice`, `face` and `render` only carry it out. So the record is the ground truth that
+notebooks and tests compare against.
 
-A clip holds two clauses and, during each, one short expressive event in face and voice. The words of the clauses name two
-emotions; the events show two others; a cue in the sentence ("mostly at first", "above all later on") says which event counts.
-That is the regime `cue`; the other regimes label the same clips by other rules (`counting_event`).
+A clip holds two clauses and, during each, one short expressive event in face and voice. The words
+of the clauses name two emotions; the events show two others; a cue in the sentence ("mostly at
+first", "above all later on") says which event counts. That is the regime `cue`; the other regimes
+label the same clips by other rules (`counting_event`).
 """
 
 from __future__ import annotations
@@ -17,16 +20,24 @@ import numpy as np
 
 from taemi_lib.profiles import EMOTIONS
 
-# The people and sentences of different pools never meet: "encoder" trained the micro backbones, the others are splits.
+# The people and sentences of different pools never meet: "encoder" trained the micro backbones, the
+# others are splits.
 POOLS = ("encoder", "train", "selection", "test")
-# A regime is another rule for the labels of the same clips; `counting_event` and `noiseless` say which.
+# A regime is another rule for the labels of the same clips; `counting_event` and `noiseless` say
+# which.
 REGIMES = ("cue", "fixed", "both", "text", "face_cue")
 WEIGHTS = {"text": 0.3, "vision": 0.4, "audio": 0.3}
-TEXT_WEIGHTS = {"text": 0.6, "vision": 0.2, "audio": 0.2}  # of the regime `text`, where words say most of it themselves
-# In `both`, each of the two events shows with this share of its weight: labels stay in [0, 1] and spread as much as in `cue`,
-# so that the text part and the raters' noise weigh the same (at 1, two events would drown both; at 0.5, neither would show).
+TEXT_WEIGHTS = {
+    "text": 0.6,
+    "vision": 0.2,
+    "audio": 0.2,
+}  # of the regime `text`, where words say most of it themselves
+# In `both`, each of the two events shows with this share of its weight: labels stay in [0, 1] and
+# spread as much as in `cue`, so that the text part and the raters' noise weigh the same (at 1, two
+# events would drown both; at 0.5, neither would show).
 BOTH_SHARE = 0.78
-TRACE = 0.08  # labels below this are recorded as 0: raters do not report traces, and real labels are sparse
+# labels below this are recorded as 0: raters do not report traces, and real labels are sparse
+TRACE = 0.08
 
 WORDS = {
     "Admiration": ("impressed", "inspired", "admiring", "humbled", "dazzled"),
@@ -50,7 +61,8 @@ CUES = {
     1: ("in the end", "later on", "at last", "by the finish"),
 }
 
-# What a face does at full strength of each emotion; also the targets that the micro vision encoder learns to read.
+# What a face does at full strength of each emotion; also the targets that the micro vision encoder
+# learns to read.
 EXPRESSION = (
     "brow_raise",
     "brow_tilt",
@@ -70,8 +82,8 @@ FACE = {
     "Excitement": (0.9, 0.0, 0.9, 0.5, 1.0, 0.7, -0.2, 0.1, 0.0),
     "Joy": (0.2, 0.1, -0.2, 1.0, 0.2, 0.9, 0.1, 0.0, 0.0),
 }
-# What a voice does at full strength: pitch and rate relative to the speaker's own, loudness in dB, depth of a laugh-like
-# tremor. Kept in a range that real Whisper still understands.
+# What a voice does at full strength: pitch and rate relative to the speaker's own, loudness in dB,
+# depth of a laugh-like tremor. Kept in a range that real Whisper still understands.
 PROSODY = ("pitch", "rate", "loudness", "tremor")
 VOICE = {
     "Admiration": (0.15, -0.40, -1.0, 0.0),
@@ -82,7 +94,8 @@ VOICE = {
     "Joy": (0.60, 0.05, 1.0, 0.0),
 }
 PROSODY_SCALE = (0.35, 0.35, 6.0, 0.5)  # divides the prosody into numbers of order one
-# Arousal, dominance, valence of a voice showing each emotion: proxies that this world defines, not ratings by people.
+# Arousal, dominance, valence of a voice showing each emotion: proxies that this world defines, not
+# ratings by people.
 AFFECT = {
     "Admiration": (-0.4, -0.5, 0.6),
     "Amusement": (0.5, -0.2, 0.9),
@@ -98,7 +111,8 @@ VOICES = tuple(f"{accent}+{variant}" for variant in _VARIANTS for accent in _ACC
 
 
 def voices(pool: str) -> tuple[str, ...]:
-    """The voices (accent and speaker) of a pool; pools share none. Every pool hears every accent and many speakers."""
+    """The voices (accent and speaker) of a pool; pools share none. Every pool hears every accent
+    and many speakers."""
     order = np.random.default_rng(20_26).permutation(len(VOICES))
     cuts = {"encoder": (0, 32), "train": (32, 50), "selection": (50, 58), "test": (58, 72)}[pool]
     return tuple(VOICES[i] for i in sorted(order[slice(*cuts)]))
@@ -112,7 +126,15 @@ def identity(pool: str, number: int) -> int:
 def sentence_pool(sentence: str) -> str:
     """Which pool may speak this sentence: decided by its words alone, so no two pools share one."""
     share = zlib.crc32(sentence.encode()) % 100
-    return "encoder" if share < 40 else "train" if share < 70 else "selection" if share < 80 else "test"
+    return (
+        "encoder"
+        if share < 40
+        else "train"
+        if share < 70
+        else "selection"
+        if share < 80
+        else "test"
+    )
 
 
 @dataclass(frozen=True)
@@ -133,7 +155,8 @@ class Latents:
     ]  # first and one-past-last word of the words that carry each event
     text: tuple[float, ...]  # (6,) how strongly the words express each emotion
     cue: int  # which event the words say counts
-    gaze: int  # which event a glance to the left (0) or right (1), held through the clip, would point at
+    # which event a glance to the left (0) or right (1), held through the clip, would point at
+    gaze: int
     emotions: tuple[int, int]  # of the two events
     face: tuple[float, float]  # strength of each event in the face
     voice_strength: tuple[float, float]  # ... and in the voice
@@ -151,7 +174,8 @@ def _phrase(rng: np.random.Generator, emotion: str, strength: float) -> list[str
 
 
 def draw_words(rng: np.random.Generator, pool: str) -> dict:
-    """Words of one clip of `pool`, with what they mean: keys of Latents. Draws until the sentence belongs to the pool."""
+    """Words of one clip of `pool`, with what they mean: keys of Latents. Draws until the sentence
+    belongs to the pool."""
     while True:
         first, second = rng.choice(len(EMOTIONS), size=2, replace=False)
         strengths = rng.choice(list(DEGREES), size=2)
@@ -172,20 +196,26 @@ def draw_words(rng: np.random.Generator, pool: str) -> dict:
             "words": tuple(words),
             "breaks": tuple(int(start) - 1 for start in starts[1:3]),
             # the event colours the degree and the feeling, not the opening
-            "clause_words": ((int(at_a) + len(opening), int(at_a) + len(a)), (int(at_b) + 1, int(at_b) + len(b))),
+            "clause_words": (
+                (int(at_a) + len(opening), int(at_a) + len(a)),
+                (int(at_b) + 1, int(at_b) + len(b)),
+            ),
             "text": tuple(text),
             "cue": cue,
         }
 
 
 def draw(seed: int, pool: str, complete: bool = False) -> Latents:
-    """Latents of one clip: the same seed gives the same clip. `complete`: no missing modality, no damage."""
+    """Latents of one clip: the same seed gives the same clip. `complete`: no missing modality, no
+    damage."""
     rng = np.random.default_rng([seed, POOLS.index(pool)])
     strength = rng.uniform(0.3, 1.0, size=2)
     # one event shows in face and voice with strengths that agree only roughly
     face, voice = np.clip(strength + rng.normal(0, 0.15, size=(2, 2)), 0.15, 1.0)
     emotions = rng.choice(len(EMOTIONS), size=2, replace=False)
-    missing = str(rng.choice(["", "audio track", "video track", "silent"], p=[0.92, 0.03, 0.03, 0.02]))
+    missing = str(
+        rng.choice(["", "audio track", "video track", "silent"], p=[0.92, 0.03, 0.03, 0.02])
+    )
     damaged = bool(rng.random() < 0.08)
     return Latents(
         seed=seed,
@@ -212,24 +242,36 @@ def counting_event(latents: Latents, regime: str) -> int:
     fixed     always the last
     both      both, each with BOTH_SHARE of its weight
     text      as cue, but words, face and voice weigh .6/.2/.2
-    face_cue  what the glance held through the clip says: seen, not spoken, so that no transcript can tell
+    face_cue  what the glance held through the clip says: seen, not spoken, so that no transcript
+              can tell
     """
-    return {"cue": latents.cue, "fixed": 1, "both": -1, "text": latents.cue, "face_cue": latents.gaze}[regime]
+    return {
+        "cue": latents.cue,
+        "fixed": 1,
+        "both": -1,
+        "text": latents.cue,
+        "face_cue": latents.gaze,
+    }[regime]
 
 
 def noiseless(latents: Latents, regime: str) -> np.ndarray:
-    """(6,) intensities in [0, 1] before rating noise: the regime's weights over what words, face and voice say."""
+    """(6,) intensities in [0, 1] before rating noise: the regime's weights over what words, face
+    and voice say."""
     weights = TEXT_WEIGHTS if regime == "text" else WEIGHTS
     event = counting_event(latents, regime)
     events, share = ((0, 1), BOTH_SHARE) if event < 0 else ((event,), 1.0)
     intensities = weights["text"] * np.array(latents.text)
     for index in events:  # the emotions of the two events differ: no intensity gets both
-        shown = weights["vision"] * latents.face[index] + weights["audio"] * latents.voice_strength[index]
+        shown = (
+            weights["vision"] * latents.face[index]
+            + weights["audio"] * latents.voice_strength[index]
+        )
         intensities[latents.emotions[index]] += share * shown
     return intensities
 
 
 def rate(intensities: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
-    """(6,) labels as raters would give them: noisy, clipped to [0, 1], traces below TRACE recorded as 0."""
+    """(6,) labels as raters would give them: noisy, clipped to [0, 1], traces below TRACE recorded
+    as 0."""
     noisy = np.clip(intensities + rng.normal(0, noise, size=len(intensities)), 0, 1)
     return np.where(noisy < TRACE, 0.0, noisy)

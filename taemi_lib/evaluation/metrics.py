@@ -1,8 +1,10 @@
-"""The scores: Pearson's r per emotion over the WHOLE split, their mean ("mean rho"), and what belongs beside it.
+"""The scores: Pearson's r per emotion over the WHOLE split, their mean ("mean rho"), and what
+belongs beside it.
 
-All of it in float64 and two passes, from (N, 6) predictions and targets as arrays or tensors. PAPER.md row 17 decides
-the corner cases: a constant prediction scores 0 and is flagged, a constant target and a NaN are errors. Never use these
-on a batch: the r of batches does not average to the r of the split.
+All of it in float64 and two passes, from (N, 6) predictions and targets as arrays or tensors.
+docs/paper.md row 17 decides the corner cases: a constant prediction scores 0 and is flagged, a
+constant target and a NaN are errors. Never use these on a batch: the r of batches does not average
+to the r of the split.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ def checked(prediction, target) -> tuple[np.ndarray, np.ndarray]:
 
 
 def refuse_constant(target: np.ndarray) -> None:
-    """Raises ValueError naming the emotion when a target (N, 6) is the same for all clips: nobody can be scored on it."""
+    """Raises ValueError naming the emotion when a target (N, 6) is the same for all clips: nobody
+    can be scored on it."""
     if (flat := np.ptp(target, axis=0) == 0).any():
         raise ValueError(
             f"the target of {_name(int(np.argmax(flat)), len(flat))} is the same for all {len(target)} clips: "
@@ -77,17 +80,24 @@ def constant_columns(prediction) -> np.ndarray:
 
 def constant_emotions(prediction) -> tuple[str, ...]:
     """The flag: names of the emotions for which all clips (N, 6) get the same prediction."""
-    return tuple(name for name, constant in zip(EMOTIONS, constant_columns(prediction), strict=True) if constant)
+    return tuple(
+        name
+        for name, constant in zip(EMOTIONS, constant_columns(prediction), strict=True)
+        if constant
+    )
 
 
 def _pearson(prediction: np.ndarray, target: np.ndarray, constant: np.ndarray) -> np.ndarray:
     """(K,) r of checked float64 columns; 0 where `constant`."""
-    # First pass: the means. Second pass: products of deviations, scaled so that nothing over- or underflows.
+    # First pass: the means. Second pass: products of deviations, scaled so that nothing over- or
+    # underflows.
     deviations = []
     for values in (prediction, target):
         centred = values - values.mean(axis=0)
         centred /= np.maximum(np.abs(centred).max(axis=0), np.finfo(np.float64).tiny)
-        deviations.append(centred / np.maximum(np.sqrt((centred**2).sum(axis=0)), np.finfo(np.float64).tiny))
+        deviations.append(
+            centred / np.maximum(np.sqrt((centred**2).sum(axis=0)), np.finfo(np.float64).tiny)
+        )
     r = (deviations[0] * deviations[1]).sum(axis=0)
     return np.where(constant, 0.0, np.clip(r, -1.0, 1.0))
 
@@ -95,16 +105,20 @@ def _pearson(prediction: np.ndarray, target: np.ndarray, constant: np.ndarray) -
 def pearson_per_emotion(prediction, target) -> np.ndarray:
     """(6,) float64 r over the split, for (N, 6) predictions and targets.
 
-    A constant prediction gives 0 and a ConstantPrediction warning. Raises ValueError on a constant target, NaN,
-    infinity, fewer than 2 clips, or shapes that do not fit.
+    A constant prediction gives 0 and a ConstantPrediction warning. Raises ValueError on a constant
+    target, NaN, infinity, fewer than 2 clips, or shapes that do not fit.
     """
     given = prediction
     prediction, target = checked(prediction, target)
-    constant = constant_columns(given)  # of the given format: float32 rounds where float64 would not
+    constant = constant_columns(
+        given
+    )  # of the given format: float32 rounds where float64 would not
     refuse_constant(target)
     if constant.any():
         flagged = ", ".join(_name(column, len(constant)) for column in np.flatnonzero(constant))
-        warnings.warn(f"constant prediction for {flagged}: rho counts as 0", ConstantPrediction, stacklevel=2)
+        warnings.warn(
+            f"constant prediction for {flagged}: rho counts as 0", ConstantPrediction, stacklevel=2
+        )
     return _pearson(prediction, target, constant)
 
 
@@ -120,7 +134,8 @@ def mse(prediction, target) -> float:
 
 
 def ccc(prediction, target) -> np.ndarray:
-    """(6,) concordance: 2 cov / (var_p + var_t + (mean_p - mean_t)^2). A constant prediction gives 0.
+    """(6,) concordance: 2 cov / (var_p + var_t + (mean_p - mean_t)^2). A constant prediction gives
+    0.
 
     Raises ValueError as pearson_per_emotion does.
     """
@@ -134,8 +149,8 @@ def ccc(prediction, target) -> np.ndarray:
 def resamples(target: np.ndarray, n: int, seed: int) -> Iterator[np.ndarray]:
     """`n` times the rows of a resample of the split with replacement.
 
-    A resample in which some target does not vary (sparse labels, few clips) has no rho and is drawn again. Raises
-    ValueError when hardly any resample varies.
+    A resample in which some target does not vary (sparse labels, few clips) has no rho and is drawn
+    again. Raises ValueError when hardly any resample varies.
     """
     rng = np.random.default_rng(seed)
     found = 0
@@ -147,7 +162,9 @@ def resamples(target: np.ndarray, n: int, seed: int) -> Iterator[np.ndarray]:
         found += 1
         if found == n:
             return
-    raise ValueError(f"{len(target)} clips are too few: {found} of {10 * n} resamples vary in all targets")
+    raise ValueError(
+        f"{len(target)} clips are too few: {found} of {10 * n} resamples vary in all targets"
+    )
 
 
 def _quantiles(scores: list[float], level: float) -> Interval:
@@ -158,8 +175,8 @@ def _quantiles(scores: list[float], level: float) -> Interval:
 def bootstrap(prediction, target, n: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
     """Percentile interval of mean rho over clips: `n` resamples of the split with replacement.
 
-    A resample in which some target does not vary (sparse labels, few clips) has no rho and is drawn again. Raises
-    ValueError as mean_pearson does, and when hardly any resample varies.
+    A resample in which some target does not vary (sparse labels, few clips) has no rho and is drawn
+    again. Raises ValueError as mean_pearson does, and when hardly any resample varies.
     """
     constant = constant_columns(prediction)
     prediction, target = checked(prediction, target)

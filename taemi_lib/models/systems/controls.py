@@ -1,4 +1,5 @@
-"""The controls without which no claim about text anchoring stands (PAPER.md row 5): TAEMI's parts, one idea removed."""
+"""The controls without which no claim about text anchoring stands (docs/paper.md row 5): TAEMI's
+parts, one idea removed."""
 
 from __future__ import annotations
 
@@ -7,17 +8,17 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from taemi_lib.batches import Batch
 from taemi_lib.models.attention import LearnedQuery, masked_mean
 from taemi_lib.models.base import Output, Sizes, Stream, System, TextVector, head
-from taemi_lib.models.batch import Batch
 from taemi_lib.models.taemi import TAEMI
 
 
 class ConstantQuery(TAEMI):
     """TAEMI with one learned query for all clips; the text vector is still concatenated.
 
-    What TAEMI gains over it is what letting the words choose the moment is worth. Source: ours (PAPER.md row 5). Faithful: all but the
-    query is TAEMI's. Reduced: nothing else.
+    What TAEMI gains over it is what letting the words choose the moment is worth. Source: ours
+    (docs/paper.md row 5). Faithful: all but the query is TAEMI's. Reduced: nothing else.
     """
 
     name = "constant_query"
@@ -27,9 +28,11 @@ class ConstantQuery(TAEMI):
 
 
 class TextOnly(System):
-    """The text vector alone, through the same head. No modality is left out in training: it has only this one.
+    """The text vector alone, through the same head. No modality is left out in training: it has
+    only this one.
 
-    Source: ours. Faithful: text vector, token and head are TAEMI's. Reduced: sound and face are gone, on purpose.
+    Source: ours. Faithful: text vector, token and head are TAEMI's. Reduced: sound and face are
+    gone, on purpose.
     """
 
     name = "text_only"
@@ -40,14 +43,18 @@ class TextOnly(System):
 
     def forward(self, batch: Batch) -> Output:
         self.check(batch)
-        return Output(self.head(self.text(batch, batch.present["text"])), kept={"text": batch.present["text"]})
+        return Output(
+            self.head(self.text(batch, batch.present["text"])), kept={"text": batch.present["text"]}
+        )
 
 
 class StreamOnly(System):
-    """One self-attended sequence, averaged over its real steps (there is no text to ask), through the same head.
+    """One self-attended sequence, averaged over its real steps (there is no text to ask), through
+    the same head.
 
-    No modality is left out in training: it has only this one. Source: ours. Faithful: projection, time, self-attention, token and head are
-    TAEMI's. Reduced: the other modalities are gone, on purpose.
+    No modality is left out in training: it has only this one. Source: ours. Faithful: projection,
+    time, self-attention, token and head are TAEMI's. Reduced: the other modalities are gone, on
+    purpose.
     """
 
     modality: str
@@ -59,7 +66,9 @@ class StreamOnly(System):
     def forward(self, batch: Batch) -> Output:
         self.check(batch)
         present = batch.present[self.modality]
-        return Output(self.head(masked_mean(*self.stream(batch, present))), kept={self.modality: present})
+        return Output(
+            self.head(masked_mean(*self.stream(batch, present))), kept={self.modality: present}
+        )
 
 
 class AudioOnly(StreamOnly):
@@ -78,9 +87,11 @@ class TextGated(ConstantQuery):
     """A constant query, and the text scales what it finds: "how much" without "where to look".
 
         h_m = CrossAttention_m(constant, M')                        (B, d)
-        y = head([t; g_a * h_a; g_v * h_v]),  g_m = 2 sigmoid(W_m t + b_m)      gates (B, d) between 0 and 2
-    Source: ours; nothing in the paper. Faithful: all but query and gates is TAEMI's. Reduced: nothing else. What TAEMI gains over it is not
-    the product of text and sound as such. (Gates over what several heads found can select, too: notebook 06.)
+        y = head([t; g_a * h_a; g_v * h_v]),  g_m = 2 sigmoid(W_m t + b_m)      gates (B, d) between
+                                              0 and 2
+    Source: ours; nothing in the paper. Faithful: all but query and gates is TAEMI's. Reduced:
+    nothing else. What TAEMI gains over it is not the product of text and sound as such. (Gates over
+    what several heads found can select, too: notebook 06.)
     """
 
     name = "text_gated"
@@ -94,15 +105,18 @@ class TextGated(ConstantQuery):
         kept = self.modality_dropout(batch.present)
         text = self.text(batch, kept["text"])  # (B, text_dim)
         found, attention = self.look(self.query(text), batch, kept)
-        scaled = [2 * gate(text).sigmoid() * pooled for gate, pooled in zip(self.gates, found)]  # each (B, d)
+        scaled = [
+            2 * gate(text).sigmoid() * pooled for gate, pooled in zip(self.gates, found)
+        ]  # each (B, d)
         return Output(self.head(torch.cat([text, *scaled], dim=-1)), attention, kept)
 
 
 class NoText(ConstantQuery):
-    """TAEMI without text: a learned query looks over sound and face, and nothing else is concatenated.
+    """TAEMI without text: a learned query looks over sound and face, and nothing else is
+    concatenated.
 
-    Modality dropout leaves out sound or face, never both. Source: ours. Faithful: streams, attention, tokens and head are TAEMI's.
-    Reduced: the words are gone, on purpose.
+    Modality dropout leaves out sound or face, never both. Source: ours. Faithful: streams,
+    attention, tokens and head are TAEMI's. Reduced: the words are gone, on purpose.
     """
 
     name = "no_text"
@@ -115,12 +129,15 @@ class NoText(ConstantQuery):
     def forward(self, batch: Batch) -> Output:
         self.check(batch)
         kept = self.modality_dropout({name: batch.present[name] for name in self.streams})
-        found, attention = self.look(self.query(kept["audio"]), batch, kept)  # the query only counts the clips
+        found, attention = self.look(
+            self.query(kept["audio"]), batch, kept
+        )  # the query only counts the clips
         return Output(self.head(torch.cat(found, dim=-1)), attention, kept)
 
 
 class NoTimeFeatures(TAEMI):
-    """TAEMI whose steps do not know their time: the query can choose by what happens, not by when (PAPER.md row 20).
+    """TAEMI whose steps do not know their time: the query can choose by what happens, not by when
+    (docs/paper.md row 20).
 
     Source: ours. Faithful: everything else is TAEMI's. Reduced: nothing else.
     """
@@ -133,11 +150,13 @@ class NoTimeFeatures(TAEMI):
 
 
 class ShuffledText(TAEMI):
-    """TAEMI that is told another clip's words, as query and in the concatenation, in training and test.
+    """TAEMI that is told another clip's words, as query and in the concatenation, in training and
+    test.
 
-    The other clip is of the same split (ClipDataset.with_partners); a clip without text stays without. What it keeps over `no_text`
-    is chance; what TAEMI gains over it is what the right words are worth. A batch without partners, such as a single clip to
-    predict, is treated as one without text. Source: ours. Faithful: the network is TAEMI's. Reduced: nothing.
+    The other clip is of the same split (ClipDataset.with_partners); a clip without text stays
+    without. What it keeps over `no_text` is chance; what TAEMI gains over it is what the right
+    words are worth. A batch without partners, such as a single clip to predict, is treated as one
+    without text. Source: ours. Faithful: the network is TAEMI's. Reduced: nothing.
     """
 
     name, needs_partner = "shuffled_text", True
@@ -147,10 +166,12 @@ class ShuffledText(TAEMI):
 
 
 class ShuffledQuery(TAEMI):
-    """TAEMI with the true words in the concatenation and another clip's as the query, in training and test.
+    """TAEMI with the true words in the concatenation and another clip's as the query, in training
+    and test.
 
-    It has all of the text's information and a query that varies; only the query does not belong to the clip. Partners as in
-    `shuffled_text`. Source: ours. Faithful: the network is TAEMI's. Reduced: nothing.
+    It has all of the text's information and a query that varies; only the query does not belong to
+    the clip. Partners as in `shuffled_text`. Source: ours. Faithful: the network is TAEMI's.
+    Reduced: nothing.
     """
 
     name, needs_partner = "shuffled_query", True
@@ -161,16 +182,29 @@ class ShuffledQuery(TAEMI):
         other = told_by_partner(batch)
         query = self.query(self.text(other, kept["text"] & other.present["text"]))
         found, attention = self.look(query, batch, kept)
-        return Output(self.head(torch.cat([self.text(batch, kept["text"]), *found], dim=-1)), attention, kept)
+        return Output(
+            self.head(torch.cat([self.text(batch, kept["text"]), *found], dim=-1)), attention, kept
+        )
 
 
 def told_by_partner(batch: Batch) -> Batch:
-    """The same clips with their partners' text vectors, where they have text; without partners, nobody has."""
+    """The same clips with their partners' text vectors, where they have text; without partners,
+    nobody has."""
     if batch.partner is None:
-        return replace(batch, present=batch.present | {"text": torch.zeros_like(batch.present["text"])})
+        return replace(
+            batch, present=batch.present | {"text": torch.zeros_like(batch.present["text"])}
+        )
     return replace(batch, pooled=batch.partner)
 
 
 SYSTEMS = (
-    ConstantQuery, TextGated, TextOnly, AudioOnly, VisionOnly, NoText, NoTimeFeatures, ShuffledText, ShuffledQuery,
-)  # fmt: skip
+    ConstantQuery,
+    TextGated,
+    TextOnly,
+    AudioOnly,
+    VisionOnly,
+    NoText,
+    NoTimeFeatures,
+    ShuffledText,
+    ShuffledQuery,
+)

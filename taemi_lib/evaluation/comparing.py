@@ -1,8 +1,10 @@
-"""Is one system better than another? Predictions of several seeds on one split go in, a difference with an interval comes out.
+"""Is one system better than another? Predictions of several seeds on one split go in, a difference
+with an interval comes out.
 
     resampled_rho        mean rho of every seed under every resample of the clips
     compare              one system minus a reference: difference, 95 % interval, p-value
-    holm                 several comparisons as one family: adjusted p-values, intervals that match them, verdicts in words
+    holm                 several comparisons as one family: adjusted p-values, intervals that match
+                         them, verdicts in words
 
 The numbers know nothing of training or files; `experiments` brings the predictions.
 """
@@ -15,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from taemi_lib import metrics
+from taemi_lib.evaluation import metrics
 
 RESAMPLES = 2000
 BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no detectable difference"
@@ -26,7 +28,8 @@ class Rho:
     """Mean rho of one system on one split.
 
     seeds      (K,) of each seed, on the split as it is
-    resampled  (K, B) of each seed on B resamples of the clips; resample b draws the same clips for every system of the split
+    resampled  (K, B) of each seed on B resamples of the clips; resample b draws the same clips for
+               every system of the split
     """
 
     seeds: np.ndarray
@@ -65,13 +68,16 @@ class Comparison:
         return BETTER if self.low > 0 else WORSE if self.high < 0 else NO_DIFFERENCE
 
 
-def resampled_rho(predictions: Sequence[np.ndarray], target: np.ndarray, n: int = RESAMPLES, seed: int = 0) -> Rho:
+def resampled_rho(
+    predictions: Sequence[np.ndarray], target: np.ndarray, n: int = RESAMPLES, seed: int = 0
+) -> Rho:
     """Mean rho of one system's seeds on a split and on `n` resamples of its clips.
 
     predictions   one (N, 6) for each seed
     target        (N, 6)
-    The resamples depend on target, n and seed only, so two systems scored on the same split are paired clip by clip. Raises
-    ValueError as metrics.mean_pearson does, and when the split is too small to resample.
+    The resamples depend on target, n and seed only, so two systems scored on the same split are
+    paired clip by clip. Raises ValueError as metrics.mean_pearson does, and when the split is too
+    small to resample.
     """
     if not len(predictions):
         raise ValueError("a system has no predictions: give one (N, 6) for each seed")
@@ -79,7 +85,9 @@ def resampled_rho(predictions: Sequence[np.ndarray], target: np.ndarray, n: int 
     truth = checked[0][1]
     metrics.refuse_constant(truth)
     constant = np.stack([metrics.constant_columns(each) for each in predictions])  # (K, 6)
-    counts = np.stack([np.bincount(rows, minlength=len(truth)) for rows in metrics.resamples(truth, n, seed)])  # (B, N)
+    counts = np.stack(
+        [np.bincount(rows, minlength=len(truth)) for rows in metrics.resamples(truth, n, seed)]
+    )  # (B, N)
     counts = np.vstack([np.ones(len(truth)), counts]) / len(truth)  # row 0: the split as it is
     truth = truth - truth.mean(axis=0)  # so that sums of squares lose no digits to the mean
     mean_t, square_t = counts @ truth, counts @ truth**2  # (1 + B, 6)
@@ -87,51 +95,71 @@ def resampled_rho(predictions: Sequence[np.ndarray], target: np.ndarray, n: int 
     rho = []
     for (values, _), flat in zip(checked, constant, strict=True):
         values = values - values.mean(axis=0)
-        values /= np.where(flat, 1.0, np.abs(values).max(axis=0))  # scale-free, so one threshold fits all
+        values /= np.where(
+            flat, 1.0, np.abs(values).max(axis=0)
+        )  # scale-free, so one threshold fits all
         mean_p = counts @ values
         variance = counts @ values**2 - mean_p**2
         varies = ~flat & (variance > 1e-14)
         covariance = counts @ (values * truth) - mean_p * mean_t
-        r = np.where(varies, covariance / (np.sqrt(np.where(varies, variance, 1.0)) * spread_t), 0.0)
+        r = np.where(
+            varies, covariance / (np.sqrt(np.where(varies, variance, 1.0)) * spread_t), 0.0
+        )
         rho.append(r.mean(axis=1))
     rho = np.stack(rho)  # (K, 1 + B)
     return Rho(rho[:, 0], rho[:, 1:])
 
 
 def compare(system: Rho, reference: Rho, level: float = 0.95) -> Comparison:
-    """Mean rho of `system` minus `reference`: what to expect from new clips and new seeds, from one joint bootstrap.
+    """Mean rho of `system` minus `reference`: what to expect from new clips and new seeds, from one
+    joint bootstrap.
 
     Each resample draws clips, the same for both systems, and seeds, separately for each.
 
-    Clips are paired because a hard clip is hard for both: its effect cancels in the difference. Seeds are not: two systems with other
-    parts share no more than the order of the batches, and two copies of one system that differ in their seeds have nothing to pair.
-    Variants with the same parts do start from the same weights with the same seed (TAEMI with and without missing tokens, say). To draw
-    their seeds separately ignores a positive covariance, so that interval is too wide, and a small difference may go undetected.
+    Clips are paired because a hard clip is hard for both: its effect cancels in the difference.
+    Seeds are not: two systems with other parts share no more than the order of the batches, and two
+    copies of one system that differ in their seeds have nothing to pair. Variants with the same
+    parts do start from the same weights with the same seed (TAEMI with and without missing tokens,
+    say). To draw their seeds separately ignores a positive covariance, so that interval is too
+    wide, and a small difference may go undetected.
 
     Two corrections make the few seeds count rightly:
-      - of K seeds, K - 1 are drawn. K draws would have a variance (K - 1) / K too small, a fifth at 5 seeds.
-      - seeds differ on the split partly because of its finite number of clips, and resampling the clips shows that part
-        already. That part is subtracted (it is estimated from how seeds drift apart under resampling) and counts once; without
-        this a planted null would be found nearly never, and real differences too seldom.
-    Seeds are drawn independently of clips, so their share of the variance adds up and is computed exactly instead of with dice: the
-    mean of K - 1 draws from K deviations has the variance of the deviations over K.
+      - of K seeds, K - 1 are drawn. K draws would have a variance (K - 1) / K too small, a fifth at
+        5 seeds.
+      - seeds differ on the split partly because of its finite number of clips, and resampling the
+        clips shows that part already. That part is subtracted (it is estimated from how seeds drift
+        apart under resampling) and counts once; without this a planted null would be found nearly
+        never, and real differences too seldom.
+    Seeds are drawn independently of clips, so their share of the variance adds up and is computed
+    exactly instead of with dice: the mean of K - 1 draws from K deviations has the variance of the
+    deviations over K.
 
-    The interval is delta -+ t * (standard deviation over the resamples), p-value from the same t: percentiles of so few seeds end at
-    the seeds at hand and are too narrow, and p-values of a Holm family need tails that 2,000 resamples do not have. The degrees
-    of freedom follow Welch and Satterthwaite.
+    The interval is delta -+ t * (standard deviation over the resamples), p-value from the same t:
+    percentiles of so few seeds end at the seeds at hand and are too narrow, and p-values of a Holm
+    family need tails that 2,000 resamples do not have. The degrees of freedom follow Welch and
+    Satterthwaite.
 
-    What it takes for granted: seed effects that are roughly normal (see the simulations in the tests, from two seeds on). A system that
-    trains well or fails by luck of the seed is called different far too often: with five seeds and one training in five failing, in 20
-    to 30 of 100 simulated nulls. Look at the seeds. With a single seed, a system's share is clips alone, which is far too narrow. "New
-    clips" means clips of the same kind, with the same few voices and faces.
+    What it takes for granted: seed effects that are roughly normal (see the simulations in the
+    tests, from two seeds on). A system that trains well or fails by luck of the seed is called
+    different far too often: with five seeds and one training in five failing, in 20 to 30 of 100
+    simulated nulls. Look at the seeds. With a single seed, a system's share is clips alone, which
+    is far too narrow. "New clips" means clips of the same kind, with the same few voices and faces.
     """
     draws = system.resampled.shape[1]
     if draws != reference.resampled.shape[1]:
-        raise ValueError(f"{draws} and {reference.resampled.shape[1]} resamples: score both systems with the same n")
+        raise ValueError(
+            f"{draws} and {reference.resampled.shape[1]} resamples: score both systems with the same n"
+        )
     delta = system.mean - reference.mean
-    if abs(delta) < 1e-9 and np.allclose(system.resampled.mean(axis=0), reference.resampled.mean(axis=0), rtol=0, atol=1e-9):
-        return Comparison(0.0, 0.0, 0.0, 1.0, 0.0, float("inf"))  # the same predictions twice, but for rounding
-    clips = system.resampled.mean(axis=0) - reference.resampled.mean(axis=0)  # (B,) all seeds, resampled clips
+    if abs(delta) < 1e-9 and np.allclose(
+        system.resampled.mean(axis=0), reference.resampled.mean(axis=0), rtol=0, atol=1e-9
+    ):
+        return Comparison(
+            0.0, 0.0, 0.0, 1.0, 0.0, float("inf")
+        )  # the same predictions twice, but for rounding
+    clips = system.resampled.mean(axis=0) - reference.resampled.mean(
+        axis=0
+    )  # (B,) all seeds, resampled clips
     parts = [(clips.var(ddof=1), np.inf)]  # variance, degrees of freedom
     for rho in (system, reference):
         count = len(rho.seeds)
@@ -146,7 +174,8 @@ def compare(system: Rho, reference: Rho, level: float = 0.95) -> Comparison:
 
 
 def _seed_variance(rho: Rho) -> float:
-    """How much seeds differ on all clips there could be: their variance on the split, less what comes from its finite number of clips."""
+    """How much seeds differ on all clips there could be: their variance on the split, less what
+    comes from its finite number of clips."""
     deviation = rho.seeds - rho.seeds.mean()
     # How far the seeds' deviations move when the clips are drawn anew: clips x seeds, per seed.
     moved = rho.resampled - rho.resampled.mean(axis=0) - deviation[:, None]
@@ -160,12 +189,15 @@ def _with_interval(comparison: Comparison, level: float) -> Comparison:
 
 
 def holm(family: Mapping[object, Comparison], level: float = 0.95) -> dict[object, Comparison]:
-    """The comparisons of one family with Holm's p-values, and intervals that exclude zero exactly where p_holm <= 1 - level.
+    """The comparisons of one family with Holm's p-values, and intervals that exclude zero exactly
+    where p_holm <= 1 - level.
 
-    In order of p, comparison i of m is held against alpha / (m - i) (i from 0), until one fails; from there on nothing is detected.
-    Its interval has that same level; all comparisons from the first failure on share its level, alpha / (number not detected). So each
-    interval says what its own test says, and a wrong "better" or "worse" anywhere in the family has a chance of at most alpha. That is
-    no promise that all intervals of the family hold their true differences together: alpha / m for each would be needed for that.
+    In order of p, comparison i of m is held against alpha / (m - i) (i from 0), until one fails;
+    from there on nothing is detected. Its interval has that same level; all comparisons from the
+    first failure on share its level, alpha / (number not detected). So each interval says what its
+    own test says, and a wrong "better" or "worse" anywhere in the family has a chance of at most
+    alpha. That is no promise that all intervals of the family hold their true differences together:
+    alpha / m for each would be needed for that.
     """
     alpha, count = 1 - level, len(family)
     adjusted: dict[object, Comparison] = {}

@@ -1,25 +1,29 @@
-"""Hallmen et al.: recurrent readers of the features, of the sound alone (2024) and of all three modalities (2025)."""
+"""Hallmen et al.: recurrent readers of the features, of the sound alone (2024) and of all three
+modalities (2025)."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from taemi_lib.batches import Batch
 from taemi_lib.models.attention import masked_mean
 from taemi_lib.models.base import Output, Sizes, System, TextVector
-from taemi_lib.models.batch import Batch
 from taemi_lib.models.temporal import LSTM, Features, last_step
 from taemi_lib.profiles import EMOTIONS
 
 
 class Hallmen2024(System):
-    """Sound alone: two LSTM layers, the last real step joined with the masked mean, tanh layer (Hallmen et al. 2024).
+    """Sound alone: two LSTM layers, the last real step joined with the masked mean, tanh layer
+    (Hallmen et al. 2024).
 
-        h_1..h_T = LSTM(A), as wide as A;  f = [h_T; mean_t h_t]  (2054 = 2 * 1027 in the paper);  y = W2 tanh(W1 f)
-    Source: [3] in the paper, Table 2. Faithful: two layers at the features' own width, last step with mean, tanh, MSE. Open in our facts:
-    what is averaged (here the LSTM's outputs) and the tanh layer's width (here the features', as in the 2025 system). Reduced: the wav2vec
-    2.0 model stays frozen. Added: a token where a clip has no sound, the profile's dropout on the features, between the layers and before
-    the output.
+        h_1..h_T = LSTM(A), as wide as A;  f = [h_T; mean_t h_t]  (2054 = 2 * 1027 in the paper);  y
+                                                                  = W2 tanh(W1 f)
+    Source: [3] in the paper, Table 2. Faithful: two layers at the features' own width, last step
+    with mean, tanh, MSE. Open in our facts: what is averaged (here the LSTM's outputs) and the tanh
+    layer's width (here the features', as in the 2025 system). Reduced: the wav2vec 2.0 model stays
+    frozen. Added: a token where a clip has no sound, the profile's dropout on the features, between
+    the layers and before the output.
     """
 
     name = "hallmen2024"
@@ -28,7 +32,12 @@ class Hallmen2024(System):
         width = sizes.audio_dim
         self.features = Features("audio", sizes)
         self.lstm = LSTM(width, width, layers=2, dropout=sizes.dropout)
-        self.head = nn.Sequential(nn.Linear(2 * width, width), nn.Tanh(), nn.Dropout(sizes.dropout), nn.Linear(width, len(EMOTIONS)))
+        self.head = nn.Sequential(
+            nn.Linear(2 * width, width),
+            nn.Tanh(),
+            nn.Dropout(sizes.dropout),
+            nn.Linear(width, len(EMOTIONS)),
+        )
 
     def forward(self, batch: Batch) -> Output:
         self.check(batch)
@@ -39,12 +48,15 @@ class Hallmen2024(System):
 
 
 class Hallmen2025(System):
-    """Text vector, LSTM over the face, LSTM over the sound, last real steps, concatenated, tanh layer (Hallmen et al. 2025).
+    """Text vector, LSTM over the face, LSTM over the sound, last real steps, concatenated, tanh
+    layer (Hallmen et al. 2025).
 
     Source: the winner of ABAW-8 ("Semantic Matters"), missing from the paper's Table 2.
-        f = [t; LSTM(V)_last; LSTM(A)_last]  (2563 = 768 + 768 + 1027 in the paper);  y = W2 tanh(W1 f), W1 to 1027
-    Faithful: the parts and their widths (each LSTM as wide as its features). Reduced: the encoders stay frozen. Added: tokens where a
-    modality is absent, and the profile's dropout on the features and before the output.
+        f = [t; LSTM(V)_last; LSTM(A)_last]  (2563 = 768 + 768 + 1027 in the paper);  y = W2 tanh(W1
+                                             f), W1 to 1027
+    Faithful: the parts and their widths (each LSTM as wide as its features). Reduced: the encoders
+    stay frozen. Added: tokens where a modality is absent, and the profile's dropout on the features
+    and before the output.
     """
 
     name = "hallmen2025"

@@ -1,7 +1,8 @@
-"""From stored clips to what a model eats: `Batch`, and the dataset and the batch order that make it.
+"""From stored clips to what a model eats: `Batch`, and the dataset and the batch order that make
+it.
 
-Third step of the flow (features -> batch -> model). A batch pads the clips' sequences to one length and says with masks
-what is real; an absent modality is marked absent and is never read.
+Third step of the flow (features -> batch -> model). A batch pads the clips' sequences to one length
+and says with masks what is real; an absent modality is marked absent and is never read.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from taemi_lib.features.sequences import Sequence as FeatureSequence
     from taemi_lib.features.store import Store
 
-# Steps per second when a batch brings no times of its own. Text has no clock: its "time" is the token's index.
+# Steps per second when a batch brings no times of its own. Text has no clock: its "time" is the
+# token's index.
 FRAME_RATE = {"audio": 50.0, "vision": 10.0, "text": 1.0}
 
 
@@ -33,18 +35,20 @@ FRAME_RATE = {"audio": 50.0, "vision": 10.0, "text": 1.0}
 class Batch:
     """B clips, modality-keyed. Only `values` (or `pooled`) is needed; the rest has defaults.
 
-    values   {modality: (B, T, D)} features of audio, vision and text (its tokens); T and D differ between modalities
+    values   {modality: (B, T, D)} features of audio, vision and text (its tokens); T and D differ
+             between modalities
     mask     {modality: (B, T)} bool, True = a real step. Default: every step is real
     times    {modality: (B, T)} seconds (text: token index). Default: index / FRAME_RATE
-    present  {modality: (B,)} bool. Default: the modality has a real step (text without tokens: `pooled` is given).
-             A modality with no real step is absent, whatever is claimed here
+    present  {modality: (B,)} bool. Default: the modality has a real step (text without tokens:
+             `pooled` is given). A modality with no real step is absent, whatever is claimed here
     pooled   (B, D) one text vector a clip, or None
-    partner  (B, D) another clip's text vector, for the controls that ask for one (ClipDataset.with_partners), or None. Read only
-             where the clip has text itself
+    partner  (B, D) another clip's text vector, for the controls that ask for one
+             (ClipDataset.with_partners), or None. Read only where the clip has text itself
     labels   (B, 6) in the order of EMOTIONS, or None
     clip_id  B names, for messages and tables
 
-    What stands in padding or in an absent modality is never read. Raises ValueError naming the field and both shapes.
+    What stands in padding or in an absent modality is never read. Raises ValueError naming the
+    field and both shapes.
     """
 
     values: dict[str, Tensor] = field(default_factory=dict)
@@ -58,16 +62,27 @@ class Batch:
 
     def __post_init__(self) -> None:
         for name in ("values", "mask", "times", "present"):
-            given = dict(getattr(self, name))  # a copy: filling in defaults must not change the caller's dict
+            given = dict(
+                getattr(self, name)
+            )  # a copy: filling in defaults must not change the caller's dict
             if unknown := set(given) - set(MODALITIES):
-                raise ValueError(f"Batch.{name} has unknown modalities {sorted(unknown)}; they are {MODALITIES}")
+                raise ValueError(
+                    f"Batch.{name} has unknown modalities {sorted(unknown)}; they are {MODALITIES}"
+                )
             setattr(self, name, given)
         first = next(iter(self.values.values()), self.pooled)
         if first is None:
-            raise ValueError("Batch needs at least one of: values['audio'], values['vision'], values['text'], pooled")
+            raise ValueError(
+                "Batch needs at least one of: values['audio'], values['vision'], values['text'], pooled"
+            )
         size, device = len(first), first.device
         for name, values in self.values.items():
-            if values.ndim != 3 or len(values) != size or values.shape[1] == 0 or not values.is_floating_point():
+            if (
+                values.ndim != 3
+                or len(values) != size
+                or values.shape[1] == 0
+                or not values.is_floating_point()
+            ):
                 raise ValueError(
                     f"Batch.values[{name!r}] is {_describe(values)}; expected a float tensor (B={size}, T >= 1, D)"
                 )
@@ -79,7 +94,9 @@ class Batch:
             _check(f"times[{name!r}]", self.times[name], steps)
         for name in ("mask", "times"):
             if extra := set(getattr(self, name)) - set(self.values):
-                raise ValueError(f"Batch.{name} has {sorted(extra)}, but Batch.values has only {sorted(self.values)}")
+                raise ValueError(
+                    f"Batch.{name} has {sorted(extra)}, but Batch.values has only {sorted(self.values)}"
+                )
         if self.pooled is not None:
             _check("pooled", self.pooled, (size, self.pooled.shape[-1]))
         if self.partner is not None:
@@ -88,7 +105,9 @@ class Batch:
             if name in self.values:
                 real = self.mask[name].any(dim=1)
             else:
-                real = torch.full((size,), name == "text" and self.pooled is not None, device=device)
+                real = torch.full(
+                    (size,), name == "text" and self.pooled is not None, device=device
+                )
             given = self.present.get(name, real)
             _check(f"present[{name!r}]", given, (size,), torch.bool)
             self.present[name] = given & real
@@ -107,10 +126,18 @@ class Batch:
         moved = copy.copy(self)
         for name in ("values", "mask", "times", "present"):
             tensors = getattr(self, name)
-            setattr(moved, name, {key: t.to(device, non_blocking=non_blocking) for key, t in tensors.items()})
+            setattr(
+                moved,
+                name,
+                {key: t.to(device, non_blocking=non_blocking) for key, t in tensors.items()},
+            )
         for name in ("pooled", "labels", "partner"):
             tensor = getattr(self, name)
-            setattr(moved, name, None if tensor is None else tensor.to(device, non_blocking=non_blocking))
+            setattr(
+                moved,
+                name,
+                None if tensor is None else tensor.to(device, non_blocking=non_blocking),
+            )
         return moved
 
 
@@ -118,19 +145,24 @@ def _describe(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} of {tensor.dtype}"
 
 
-def _check(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> None:
+def _check(
+    name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None
+) -> None:
     if tuple(tensor.shape) != tuple(shape) or (dtype is not None and tensor.dtype != dtype):
         expected = f"{tuple(shape)} of {dtype}" if dtype else f"{tuple(shape)}"
         raise ValueError(f"Batch.{name} is {_describe(tensor)}; expected {expected}")
 
 
 def average(sequence: FeatureSequence, steps: int) -> FeatureSequence:
-    """Every `steps` neighbouring steps become their mean, values and times (s); the last group may be smaller."""
+    """Every `steps` neighbouring steps become their mean, values and times (s); the last group may
+    be smaller."""
     if steps == 1 or not len(sequence.values):
         return sequence
     starts = np.arange(0, len(sequence.values), steps)
     counts = np.diff(np.append(starts, len(sequence.values)))
-    values = np.add.reduceat(np.asarray(sequence.values, dtype=np.float32), starts) / counts[:, None]
+    values = (
+        np.add.reduceat(np.asarray(sequence.values, dtype=np.float32), starts) / counts[:, None]
+    )
     times = np.add.reduceat(np.asarray(sequence.times, dtype=np.float64), starts) / counts
     return dataclasses.replace(sequence, values=values.astype(np.float32), times=times)
 
@@ -149,7 +181,8 @@ def collate(
 
     targets       (N, 6), or None: no labels
     audio_average audio steps to average into one
-    dims          widths of audio, vision and text; without it, a modality that no clip has is left out of `values`
+    dims          widths of audio, vision and text; without it, a modality that no clip has is left
+                  out of `values`
     Raises ValueError naming the clip whose features are of another width.
     """
     dims = dims or {}
@@ -163,20 +196,31 @@ def collate(
         if width is None:
             continue
         length = max([1, *(len(s.values) for s in found if s is not None)])
-        kinds = {np.asarray(s.values).dtype for s in found if s is not None} or {np.dtype(np.float32)}
+        kinds = {np.asarray(s.values).dtype for s in found if s is not None} or {
+            np.dtype(np.float32)
+        }
         padded = np.zeros((size, length, width), dtype=np.result_type(*kinds))
-        valid, clock = np.zeros((size, length), dtype=bool), np.zeros((size, length), dtype=np.float32)
+        valid, clock = (
+            np.zeros((size, length), dtype=bool),
+            np.zeros((size, length), dtype=np.float32),
+        )
         for row, (clip, sequence) in enumerate(zip(features, found, strict=True)):
             if sequence is None:
                 continue
             _check_width(clip.clip_id, name, sequence.values.shape[1], width)
             count = len(sequence.values)
-            padded[row, :count], clock[row, :count], valid[row, :count] = sequence.values, sequence.times, True
+            padded[row, :count], clock[row, :count], valid[row, :count] = (
+                sequence.values,
+                sequence.times,
+                True,
+            )
         values[name], mask[name], times[name] = map(torch.from_numpy, (padded, valid, clock))
 
     present = {name: mask[name].any(dim=1) for name in values}
     pooled = None
-    width = dims.get("text", next((len(clip.pooled) for clip in features if clip.pooled is not None), None))
+    width = dims.get(
+        "text", next((len(clip.pooled) for clip in features if clip.pooled is not None), None)
+    )
     if width is not None:
         vectors = np.zeros((size, width), dtype=np.float32)
         for row, clip in enumerate(features):
@@ -225,7 +269,9 @@ class ClipDataset(torch.utils.data.Dataset):
         self.store, self.audio_average = store, audio_average
         self.clip_ids = [str(clip_id) for clip_id in manifest.table.index]
         self.targets = manifest.table[list(EMOTIONS)].to_numpy(dtype=np.float64, copy=True)
-        self.partners: dict[str, str] = {}  # clip -> the clip whose text its batches hold beside its own
+        self.partners: dict[
+            str, str
+        ] = {}  # clip -> the clip whose text its batches hold beside its own
         self._given_dims, self._free, self._kept = dict(dims or {}), cache_bytes, {}
         if missing := [clip_id for clip_id in self.clip_ids if clip_id not in store]:
             raise ValueError(
@@ -245,8 +291,14 @@ class ClipDataset(torch.utils.data.Dataset):
         if features is None:
             features = self.store.read(clip_id)
             if features.audio is not None:
-                features = dataclasses.replace(features, audio=average(features.audio, self.audio_average))
-            size = sum(s.values.size * s.values.itemsize for s in _sequences(features).values() if s is not None)
+                features = dataclasses.replace(
+                    features, audio=average(features.audio, self.audio_average)
+                )
+            size = sum(
+                s.values.size * s.values.itemsize
+                for s in _sequences(features).values()
+                if s is not None
+            )
             if size <= self._free:
                 self._free -= size
                 self._kept[clip_id] = features
@@ -255,7 +307,11 @@ class ClipDataset(torch.utils.data.Dataset):
     def collate(self, items: Sequence[tuple[ClipFeatures, np.ndarray]]) -> Batch:
         """Items of this dataset as a batch; labels only where every clip has them."""
         targets = np.stack([target for _, target in items])
-        batch = collate([clip for clip, _ in items], None if np.isnan(targets).any() else targets, dims=self.dims)
+        batch = collate(
+            [clip for clip, _ in items],
+            None if np.isnan(targets).any() else targets,
+            dims=self.dims,
+        )
         if self.partners:
             vectors = np.zeros(batch.pooled.shape, dtype=np.float32)
             for row, clip_id in enumerate(batch.clip_id):
@@ -271,17 +327,21 @@ class ClipDataset(torch.utils.data.Dataset):
     def with_partners(self, seed: int = 0) -> ClipDataset:
         """The same dataset, whose batches also hold another clip's text vector, `Batch.partner`.
 
-        Partners are drawn among the clips of this split that have text, so that who has text stays as it is: a derangement (nobody is
-        their own partner, everybody is somebody's) that depends on the seed and the clips only. A single clip gets none.
+        Partners are drawn among the clips of this split that have text, so that who has text stays
+        as it is: a derangement (nobody is their own partner, everybody is somebody's) that depends
+        on the seed and the clips only. A single clip gets none.
         """
-        speaking = [clip_id for clip_id, shapes in zip(self.clip_ids, self._shapes) if "text" in shapes]
+        speaking = [
+            clip_id for clip_id, shapes in zip(self.clip_ids, self._shapes) if "text" in shapes
+        ]
         other = copy.copy(self)
         other.partners = derangement(sorted(speaking), seed)
         return other
 
     @cached_property
     def dims(self) -> dict[str, int]:
-        """{modality: D}, from the first clip that has it; a modality that no clip has is not in it."""
+        """{modality: D}, from the first clip that has it; a modality that no clip has is not in
+        it."""
         found = dict(self._given_dims)
         for shapes in self._shapes:
             for name, (_, width) in shapes.items():
@@ -292,17 +352,22 @@ class ClipDataset(torch.utils.data.Dataset):
     def lengths(self) -> np.ndarray:
         """(N,) audio and vision steps of each clip: what a clip costs."""
         none = (0, 0)
-        steps = [(-(-s.get("audio", none)[0] // self.audio_average), s.get("vision", none)[0]) for s in self._shapes]
+        steps = [
+            (-(-s.get("audio", none)[0] // self.audio_average), s.get("vision", none)[0])
+            for s in self._shapes
+        ]
         return np.array(steps, dtype=int).reshape(-1, 2).sum(axis=1)
 
     @cached_property
     def _shapes(self) -> list[dict[str, tuple[int, int]]]:
-        """(T, D) of every clip's modalities, from the files' headers: nothing is read twice for it."""
+        """(T, D) of every clip's modalities, from the files' headers: nothing is read twice for
+        it."""
         return [self.store.shapes(clip_id) for clip_id in self.clip_ids]
 
 
 def derangement(names: Sequence[str], seed: int) -> dict[str, str]:
-    """Each name with another one, none with itself: a random cycle through all of them. Fewer than two names: nobody."""
+    """Each name with another one, none with itself: a random cycle through all of them. Fewer than
+    two names: nobody."""
     order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
     return dict(zip(order, order[1:] + order[:1])) if len(order) > 1 else {}
 
@@ -310,12 +375,20 @@ def derangement(names: Sequence[str], seed: int) -> dict[str, str]:
 class LengthGroupedBatches:
     """Batches of clips of similar length, so that padding is not paid for; a torch batch sampler.
 
-    The order depends on (seed, epoch) only. Clips are shuffled, cut into pools of `pool` batches, sorted by length
-    within a pool, and the batches are shuffled again. Every clip comes once an epoch: one batch may be smaller.
+    The order depends on (seed, epoch) only. Clips are shuffled, cut into pools of `pool` batches,
+    sorted by length within a pool, and the batches are shuffled again. Every clip comes once an
+    epoch: one batch may be smaller.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int = 0, pool: int = 8) -> None:
-        self.lengths, self.batch_size, self.seed, self.pool = np.asarray(lengths), batch_size, seed, pool
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int = 0, pool: int = 8
+    ) -> None:
+        self.lengths, self.batch_size, self.seed, self.pool = (
+            np.asarray(lengths),
+            batch_size,
+            seed,
+            pool,
+        )
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -332,6 +405,9 @@ class LengthGroupedBatches:
         for start in range(0, len(order), span):
             chunk = order[start : start + span]
             chunk = chunk[np.argsort(self.lengths[chunk], kind="stable")]
-            batches += [chunk[i : i + self.batch_size].tolist() for i in range(0, len(chunk), self.batch_size)]
+            batches += [
+                chunk[i : i + self.batch_size].tolist()
+                for i in range(0, len(chunk), self.batch_size)
+            ]
         for index in rng.permutation(len(batches)):
             yield batches[index]

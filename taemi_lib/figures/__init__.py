@@ -1,7 +1,8 @@
 """Every figure of the course, as functions that return a matplotlib Figure and print nothing.
 
-The figures belong to no global state: the last expression of a cell, or display(figure), shows one exactly once;
-plt.show() knows nothing of them. All are readable in grey: hatch, marker or line style stand beside every colour.
+The figures belong to no global state: the last expression of a cell, or display(figure), shows one
+exactly once; plt.show() knows nothing of them. All are readable in grey: hatch, marker or line
+style stand beside every colour.
 """
 
 from __future__ import annotations
@@ -21,22 +22,30 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from . import profiles
-from .profiles import EMOTIONS
+from taemi_lib import profiles
+from taemi_lib.profiles import EMOTIONS
 
 REWRITE = "TAEMI_REWRITE_FIGURES"  # environment: "1" asks save() to write
 FIGURES = "figures"
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers; markers and line styles for print in grey.
+# Okabe and Ito's colours, which stay apart for colour-blind readers; markers and line styles for
+# print in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 3)))
-COUNTS = {"facecolor": "#E69F00", "alpha": 0.35, "hatch": "//", "edgecolor": "#555555", "linewidth": 0}
+COUNTS = {
+    "facecolor": "#E69F00",
+    "alpha": 0.35,
+    "hatch": "//",
+    "edgecolor": "#555555",
+    "linewidth": 0,
+}
 DECOY = {"facecolor": "none", "hatch": "..", "edgecolor": "#AAAAAA", "linewidth": 0}
 
 
 class Figure(matplotlib.figure.Figure):
-    """A matplotlib Figure that Jupyter shows by itself, without pyplot and whatever its backend is."""
+    """A matplotlib Figure that Jupyter shows by itself, without pyplot and whatever its backend
+    is."""
 
     def png(self, dpi: int = 90) -> bytes:
         """The picture as PNG bytes."""
@@ -49,19 +58,24 @@ class Figure(matplotlib.figure.Figure):
 
 
 def save(figure: Figure, name: str, rewrite: bool | None = None) -> Path:
-    """figures/<name>.png. It is written only on request, so that a run leaves git clean: `rewrite`, or by default the
-    environment variable TAEMI_REWRITE_FIGURES=1 (`make figures` sets it). Returns the path either way."""
+    """figures/<name>.png. It is written only on request, so that a run leaves git clean: `rewrite`,
+    or by default the environment variable TAEMI_REWRITE_FIGURES=1 (`make figures` sets it). Returns
+    the path either way."""
     path = profiles.resolve(FIGURES) / f"{name}.png"
     if rewrite or (rewrite is None and os.environ.get(REWRITE) == "1"):
         path.parent.mkdir(exist_ok=True)
-        figure.savefig(path, dpi=120, metadata={"Software": None})  # a pyplot figure as well as this module's
+        figure.savefig(
+            path, dpi=120, metadata={"Software": None}
+        )  # a pyplot figure as well as this module's
     return path
 
 
 # ------------------------------------------------------------------------------------------------------ parts of clips
 
 
-def _envelope(samples: np.ndarray, rate: float, bins: int = 800) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _envelope(
+    samples: np.ndarray, rate: float, bins: int = 800
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Times (s), lowest and highest sample in each of at most `bins` stretches, quick to draw."""
     edges = np.unique(np.linspace(0, len(samples), min(bins, len(samples)) + 1).astype(int))
     low, high = (extreme.reduceat(samples, edges[:-1]) for extreme in (np.minimum, np.maximum))
@@ -89,7 +103,12 @@ def _filmstrip(axis: Axes, frames, duration: float, count: int) -> None:
     edges = np.linspace(0, duration, count + 1)
     for left, right in zip(edges[:-1], edges[1:], strict=True):
         nearest = int(np.abs(np.asarray(frames.times) - (left + right) / 2).argmin())
-        axis.imshow(frames.images[nearest], extent=(left, right, 0, 1), aspect="auto", interpolation="antialiased")
+        axis.imshow(
+            frames.images[nearest],
+            extent=(left, right, 0, 1),
+            aspect="auto",
+            interpolation="antialiased",
+        )
     axis.set_ylim(0, 1)
 
 
@@ -99,12 +118,26 @@ def _words(axis: Axes, words: Sequence[tuple[str, float]], transcript: str) -> N
     axis.set_yticks([])
     axis.set_ylabel("words")
     for index, (word, start) in enumerate(words):
-        axis.annotate(word, (start, 0.72 if index % 2 == 0 else 0.28), (2, 0), textcoords="offset points", va="center",
-                      fontsize=8)
+        axis.annotate(
+            word,
+            (start, 0.72 if index % 2 == 0 else 0.28),
+            (2, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
         axis.axvline(start, color="#BBBBBB", linewidth=0.5)
     if not words:
-        axis.text(0.5, 0.5, f"“{transcript}”" if transcript else "nothing heard", transform=axis.transAxes,
-                  ha="center", va="center", fontsize=9, wrap=True)
+        axis.text(
+            0.5,
+            0.5,
+            f"“{transcript}”" if transcript else "nothing heard",
+            transform=axis.transAxes,
+            ha="center",
+            va="center",
+            fontsize=9,
+            wrap=True,
+        )
 
 
 def _duration(audio, frames) -> float:
@@ -133,20 +166,36 @@ def contact_sheet(clips: Sequence, captions: Sequence[str], columns: int = 6) ->
             axis.set_frame_on(False)
         row[0].set_ylabel(caption, rotation=0, ha="right", va="center", fontsize=8)
         if frames is None or not len(frames.images):
-            row[0].text(0.5, 0.5, "no picture", transform=row[0].transAxes, ha="center", va="center", fontsize=8)
+            row[0].text(
+                0.5,
+                0.5,
+                "no picture",
+                transform=row[0].transAxes,
+                ha="center",
+                va="center",
+                fontsize=8,
+            )
             continue
-        for axis, index in zip(row, np.linspace(0, len(frames.images) - 1, columns).round().astype(int), strict=True):
+        for axis, index in zip(
+            row, np.linspace(0, len(frames.images) - 1, columns).round().astype(int), strict=True
+        ):
             axis.imshow(frames.images[index])
             axis.set_title(f"{frames.times[index]:.1f} s", fontsize=7, pad=2)
     return figure
 
 
 def waveform_and_face(
-    audio, frames, words: Sequence[tuple[str, float]] = (), transcript: str = "", title: str = "", pictures: int = 8
+    audio,
+    frames,
+    words: Sequence[tuple[str, float]] = (),
+    transcript: str = "",
+    title: str = "",
+    pictures: int = 8,
 ) -> Figure:
     """One clip on one time axis: pictures, sound, words.
 
-    audio: media.Audio or None; frames: media.Frames or None; words: (word, start in s), else the transcript is shown.
+    audio: media.Audio or None; frames: media.Frames or None; words: (word, start in s), else the
+    transcript is shown.
     """
     duration = _duration(audio, frames)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -161,23 +210,39 @@ def waveform_and_face(
 
 
 def label_statistics(labels) -> Figure:
-    """How (N, 6) labels (an array, or a table with the emotions as columns) spread, and how they correlate."""
-    values = np.asarray(labels[list(EMOTIONS)] if hasattr(labels, "columns") else labels, dtype=np.float64)
+    """How (N, 6) labels (an array, or a table with the emotions as columns) spread, and how they
+    correlate."""
+    values = np.asarray(
+        labels[list(EMOTIONS)] if hasattr(labels, "columns") else labels, dtype=np.float64
+    )
     values = values[~np.isnan(values).any(axis=1)]
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     spread, together = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    names = [f"{name}\n{(column == 0).mean():.0%} zero" for name, column in zip(EMOTIONS, values.T, strict=True)]
-    spread.boxplot(values, whis=(5, 95), tick_labels=names, medianprops={"color": "black", "linewidth": 2},
-                   meanprops={"marker": "D", "markerfacecolor": "white", "markeredgecolor": "black"}, showmeans=True,
-                   flierprops={"marker": ".", "markersize": 2, "markeredgecolor": "#999999"})
+    names = [
+        f"{name}\n{(column == 0).mean():.0%} zero"
+        for name, column in zip(EMOTIONS, values.T, strict=True)
+    ]
+    spread.boxplot(
+        values,
+        whis=(5, 95),
+        tick_labels=names,
+        medianprops={"color": "black", "linewidth": 2},
+        meanprops={"marker": "D", "markerfacecolor": "white", "markeredgecolor": "black"},
+        showmeans=True,
+        flierprops={"marker": ".", "markersize": 2, "markeredgecolor": "#999999"},
+    )
     spread.tick_params(axis="x", labelsize=7)
     spread.set_ylabel("intensity (0 to 1)")
-    spread.set_title(f"{len(values)} clips: box half of them, whiskers 90 %, diamond mean", fontsize=9)
+    spread.set_title(
+        f"{len(values)} clips: box half of them, whiskers 90 %, diamond mean", fontsize=9
+    )
     matrix = np.corrcoef(values.T)
     picture = together.imshow(matrix, cmap="PuOr", vmin=-1, vmax=1)
     for (row, column), value in np.ndenumerate(matrix):
         colour = "white" if abs(value) > 0.7 else "black"
-        together.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+        together.text(
+            column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour
+        )
     together.set_xticks(range(6), EMOTIONS, rotation=40, ha="right", fontsize=7)
     together.set_yticks(range(6), EMOTIONS, fontsize=7)
     together.set_title("correlation between emotions (r)", fontsize=9)
@@ -189,18 +254,30 @@ def label_statistics(labels) -> Figure:
 
 
 def scatter_per_emotion(prediction, target) -> Figure:
-    """(N, 6) predictions against targets, one panel an emotion with its rho over the whole split."""
-    from . import metrics
+    """(N, 6) predictions against targets, one panel an emotion with its rho over the whole
+    split."""
+    from taemi_lib.evaluation import metrics
 
-    prediction, target = np.asarray(prediction, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    prediction, target = (
+        np.asarray(prediction, dtype=np.float64),
+        np.asarray(target, dtype=np.float64),
+    )
     rho = metrics.pearson_per_emotion(prediction, target)
     figure = Figure(figsize=(9, 5.6), layout="constrained")
     panels = figure.subplots(2, 3, sharex=True, sharey=True)
     low, high = min(0.0, prediction.min()), max(1.0, prediction.max())
     for index, (axis, name) in enumerate(zip(panels.flat, EMOTIONS, strict=True)):
         axis.plot([0, 1], [0, 1], linestyle="--", color="#888888", linewidth=1)
-        axis.plot(target[:, index], prediction[:, index], linestyle="none", marker=MARKERS[index], markersize=3,
-                  alpha=0.5, color=COLOURS[index], markeredgewidth=0)
+        axis.plot(
+            target[:, index],
+            prediction[:, index],
+            linestyle="none",
+            marker=MARKERS[index],
+            markersize=3,
+            alpha=0.5,
+            color=COLOURS[index],
+            markeredgewidth=0,
+        )
         axis.set_title(f"{name}: rho {rho[index]:.2f}", fontsize=9)
         axis.set_ylim(low - 0.03, high + 0.03)
     figure.supxlabel("label (0 to 1)", fontsize=9)
@@ -209,27 +286,48 @@ def scatter_per_emotion(prediction, target) -> Figure:
 
 
 def training_curves(histories: Mapping[str, Sequence]) -> Figure:
-    """Loss and selection rho by epoch. histories: system -> one history (a list of dicts an epoch) or several (seeds).
+    """Loss and selection rho by epoch. histories: system -> one history (a list of dicts an epoch)
+    or several (seeds).
 
-    The first seed is drawn with markers, the others as thin lines (each may stop at another epoch); the ring marks the
-    epoch that was kept of the first.
+    The first seed is drawn with markers, the others as thin lines (each may stop at another epoch);
+    the ring marks the epoch that was kept of the first.
     """
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     panels = dict(zip(("loss", "selection_rho"), figure.subplots(1, 2), strict=True))
     for number, (name, runs) in enumerate(histories.items()):
         runs = [runs] if isinstance(runs[0], Mapping) else list(runs)
-        runs = [[epoch for epoch in run if "selection_rho" in epoch] for run in runs]  # earlier stages have another loss
+        runs = [
+            [epoch for epoch in run if "selection_rho" in epoch] for run in runs
+        ]  # earlier stages have another loss
         style = number % len(COLOURS)
         for key, axis in panels.items():
             for seed, run in enumerate(runs):
-                marked = {"marker": MARKERS[style], "markevery": max(1, len(run) // 8), "markersize": 4,
-                          "linewidth": 1.6, "label": name} if seed == 0 else {"linewidth": 0.8, "alpha": 0.6}
-                axis.plot(np.arange(1, len(run) + 1), [epoch[key] for epoch in run], color=COLOURS[style],
-                          linestyle=LINES[style], **marked)
+                marked = (
+                    {
+                        "marker": MARKERS[style],
+                        "markevery": max(1, len(run) // 8),
+                        "markersize": 4,
+                        "linewidth": 1.6,
+                        "label": name,
+                    }
+                    if seed == 0
+                    else {"linewidth": 0.8, "alpha": 0.6}
+                )
+                axis.plot(
+                    np.arange(1, len(run) + 1),
+                    [epoch[key] for epoch in run],
+                    color=COLOURS[style],
+                    linestyle=LINES[style],
+                    **marked,
+                )
         rho = [epoch["selection_rho"] for epoch in runs[0]]
         best = int(np.argmax(rho))
-        panels["selection_rho"].plot(best + 1, rho[best], marker="o", markersize=10, fillstyle="none", color="black")
-    for axis, label in zip(panels.values(), ("training loss (MSE)", "mean rho, selection split"), strict=True):
+        panels["selection_rho"].plot(
+            best + 1, rho[best], marker="o", markersize=10, fillstyle="none", color="black"
+        )
+    for axis, label in zip(
+        panels.values(), ("training loss (MSE)", "mean rho, selection split"), strict=True
+    ):
         axis.set_xlabel("epoch")
         axis.set_ylabel(label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -244,18 +342,34 @@ def bars_with_intervals(
     label: str = "mean rho, test split",
     reference: tuple[str, float] | None = None,
 ) -> Figure:
-    """One horizontal bar a name, with its interval (low, high) where there is one; `reference` is a named line."""
+    """One horizontal bar a name, with its interval (low, high) where there is one; `reference` is a
+    named line."""
     intervals = intervals or {}
     figure = Figure(figsize=(8, 0.42 * len(values) + 1.1), layout="constrained")
     axis = figure.subplots()
     hatches = ("", "//", "..", "xx", "--", "\\\\", "oo")
     for row, (name, value) in enumerate(values.items()):
-        axis.barh(row, value, color=COLOURS[row % 7], hatch=hatches[row % 7], alpha=0.75, edgecolor="white")
+        axis.barh(
+            row,
+            value,
+            color=COLOURS[row % 7],
+            hatch=hatches[row % 7],
+            alpha=0.75,
+            edgecolor="white",
+        )
         low, high = intervals.get(name, (value, value))
         if name in intervals:
-            axis.plot([low, high], [row, row], color="black", linewidth=1.5, marker="|", markersize=8)
-        axis.annotate(f"{value:.2f}", (max(value, high, 0), row), (6, 0), textcoords="offset points", va="center",
-                      fontsize=8)
+            axis.plot(
+                [low, high], [row, row], color="black", linewidth=1.5, marker="|", markersize=8
+            )
+        axis.annotate(
+            f"{value:.2f}",
+            (max(value, high, 0), row),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
     if reference:
         axis.axvline(reference[1], color="black", linestyle="--", linewidth=1, label=reference[0])
         axis.legend(fontsize=8, loc="lower right")
@@ -297,12 +411,15 @@ def attention_explorer_figure(
     target: np.ndarray | None = None,
     title: str = "",
 ) -> Figure:
-    """Where one clip was looked at and listened to: attention over time above the frames, the waveform and the words.
+    """Where one clip was looked at and listened to: attention over time above the frames, the
+    waveform and the words.
 
-    attention, times  {"audio", "vision"}: (H, T) or (T,) weights and (T,) s; None where the modality is absent
+    attention, times  {"audio", "vision"}: (H, T) or (T,) weights and (T,) s; None where the
+                      modality is absent
     audio, frames     media.Audio and media.Frames, or None
     words             (word, start in s); without them the transcript is shown
-    counts, decoy     (start, end) in s of the planted event that counts and of the other one, where known
+    counts, decoy     (start, end) in s of the planted event that counts and of the other one, where
+                      known
     prediction, target  (6,) intensities, drawn as bars and diamonds
     Blue: mean over heads; grey: single heads; dotted: what even attention would give.
     """
@@ -333,11 +450,17 @@ def attention_explorer_figure(
     return figure
 
 
-def _intensities(axis: Axes, values: np.ndarray, target: np.ndarray | None = None, name: str = "prediction") -> None:
+def _intensities(
+    axis: Axes, values: np.ndarray, target: np.ndarray | None = None, name: str = "prediction"
+) -> None:
     rows = np.arange(len(EMOTIONS))
-    axis.barh(rows, np.clip(values, 0, 1), color="#56B4E9", edgecolor="black", hatch="//", label=name)
+    axis.barh(
+        rows, np.clip(values, 0, 1), color="#56B4E9", edgecolor="black", hatch="//", label=name
+    )
     if target is not None:
-        axis.plot(target, rows, linestyle="none", marker="D", color="black", markersize=6, label="label")
+        axis.plot(
+            target, rows, linestyle="none", marker="D", color="black", markersize=6, label="label"
+        )
     axis.set_yticks(rows, EMOTIONS, fontsize=8)
     axis.invert_yaxis()
     axis.set_xlim(0, 1)
@@ -352,17 +475,34 @@ def intensities(values, target=None, name: str = "prediction") -> Figure:
     return figure
 
 
-# ------------------------------------------------------------------------------------------ the model and its training
+# ------------------------------------------------------------------------------------------ the
+# model and its training
 
 
-def curves(panels: Mapping[str, Mapping[str, tuple]], x_label: str, y_label: str, even: float | None = None) -> Figure:
-    """Lines side by side: panels is title -> {name: (x, y)}; `even` draws a dotted level, the even share."""
-    figure = Figure(figsize=(4.6 * len(panels) + 0.8 * (len(panels) == 1), 3.1), layout="constrained")
-    for axis, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+def curves(
+    panels: Mapping[str, Mapping[str, tuple]], x_label: str, y_label: str, even: float | None = None
+) -> Figure:
+    """Lines side by side: panels is title -> {name: (x, y)}; `even` draws a dotted level, the even
+    share."""
+    figure = Figure(
+        figsize=(4.6 * len(panels) + 0.8 * (len(panels) == 1), 3.1), layout="constrained"
+    )
+    for axis, (title, lines) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
         for number, (name, (x, y)) in enumerate(lines.items()):
             style = number % len(COLOURS)
-            axis.plot(x, y, color=COLOURS[style], linestyle=LINES[style], marker=MARKERS[style], label=name,
-                      markevery=max(1, len(x) // 12), markersize=4, linewidth=1.6)
+            axis.plot(
+                x,
+                y,
+                color=COLOURS[style],
+                linestyle=LINES[style],
+                marker=MARKERS[style],
+                label=name,
+                markevery=max(1, len(x) // 12),
+                markersize=4,
+                linewidth=1.6,
+            )
         if even is not None:
             axis.axhline(even, color="black", linestyle=":", linewidth=1)
         axis.set_title(title, fontsize=9)
@@ -380,15 +520,28 @@ def time_features(times: np.ndarray, features: np.ndarray) -> Figure:
     lines, picture = figure.subplots(1, 2, width_ratios=(1.1, 1))
     half = features.shape[1] // 2
     for number, column in enumerate(np.linspace(0.35 * half, half - 1, 4).round().astype(int)):
-        lines.plot(times, features[:, column], color=COLOURS[number], linestyle=LINES[number], linewidth=1.5,
-                   label=f"sine {column}")
+        lines.plot(
+            times,
+            features[:, column],
+            color=COLOURS[number],
+            linestyle=LINES[number],
+            linewidth=1.5,
+            label=f"sine {column}",
+        )
     lines.set_xlabel("time (s)")
     lines.set_ylabel("feature value")
     lines.set_ylim(-1.15, 1.7)
     lines.legend(fontsize=8, ncols=2, loc="upper right")
     edges = (times[0], times[-1], features.shape[1] - 0.5, -0.5)
-    image = picture.imshow(features.T, aspect="auto", cmap="gray", vmin=-1, vmax=1, extent=edges,
-                           interpolation="nearest")
+    image = picture.imshow(
+        features.T,
+        aspect="auto",
+        cmap="gray",
+        vmin=-1,
+        vmax=1,
+        extent=edges,
+        interpolation="nearest",
+    )
     picture.set_xlabel("time (s)")
     picture.set_ylabel("feature (sines, then cosines)")
     figure.colorbar(image, ax=picture, shrink=0.8)
@@ -396,14 +549,26 @@ def time_features(times: np.ndarray, features: np.ndarray) -> Figure:
 
 
 def padding(layouts: Mapping[str, Sequence[Sequence[int]]], unit: str = "steps") -> Figure:
-    """What a batch order pays for. layouts: title -> batches of clip lengths. Filled: real steps; hatched: padding."""
+    """What a batch order pays for. layouts: title -> batches of clip lengths. Filled: real steps;
+    hatched: padding."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
-    for axis, (title, batches) in zip(figure.subplots(1, len(layouts), sharex=True, sharey=True, squeeze=False)[0],
-                                      layouts.items(), strict=True):
+    for axis, (title, batches) in zip(
+        figure.subplots(1, len(layouts), sharex=True, sharey=True, squeeze=False)[0],
+        layouts.items(),
+        strict=True,
+    ):
         row = 0
         for lengths in batches:
             rows = np.arange(row, row + len(lengths))
-            axis.barh(rows, max(lengths), height=1, facecolor="white", edgecolor="#888888", hatch="////", linewidth=0)
+            axis.barh(
+                rows,
+                max(lengths),
+                height=1,
+                facecolor="white",
+                edgecolor="#888888",
+                hatch="////",
+                linewidth=0,
+            )
             axis.barh(rows, lengths, height=1, color=COLOURS[0], linewidth=0)
             row += len(lengths) + 4  # a gap between batches
         share = 1 - sum(map(sum, batches)) / sum(len(lengths) * max(lengths) for lengths in batches)
@@ -416,18 +581,28 @@ def padding(layouts: Mapping[str, Sequence[Sequence[int]]], unit: str = "steps")
 
 
 def gradient_sizes(gradients: Mapping[str, np.ndarray]) -> Figure:
-    """How large single gradient values are, on a log axis, against what half precision (fp16) can hold."""
+    """How large single gradient values are, on a log axis, against what half precision (fp16) can
+    hold."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axis = figure.subplots()
     sizes = {name: np.abs(values[values != 0]) for name, values in gradients.items()}
     bins = np.logspace(-12, 6, 73)
     grey = {"edgecolor": "#AAAAAA", "linewidth": 0}
-    axis.axvspan(bins[0], 2.0**-25, facecolor="#DDDDDD", hatch="..", label="fp16 rounds to 0", **grey)
+    axis.axvspan(
+        bins[0], 2.0**-25, facecolor="#DDDDDD", hatch="..", label="fp16 rounds to 0", **grey
+    )
     axis.axvspan(65504, bins[-1], facecolor="none", hatch="xx", label="fp16 overflows", **grey)
     axis.axvline(2.0**-14, color="black", linestyle=":", linewidth=1.2, label="below: fewer digits")
     for number, (name, values) in enumerate(sizes.items()):
-        axis.hist(values, bins, histtype="step", color=COLOURS[number], linestyle=LINES[number], linewidth=1.8,
-                  label=name)
+        axis.hist(
+            values,
+            bins,
+            histtype="step",
+            color=COLOURS[number],
+            linestyle=LINES[number],
+            linewidth=1.8,
+            label=name,
+        )
     axis.set_xscale("log")
     axis.set_xlim(bins[0], bins[-1])
     axis.set_xlabel("size of a gradient value")
@@ -440,7 +615,8 @@ def gradient_sizes(gradients: Mapping[str, np.ndarray]) -> Figure:
 
 
 def pipeline_diagram() -> Figure:
-    """TAEMI from left to right: three encoders, self-attention, the words as query over sound and face, six numbers."""
+    """TAEMI from left to right: three encoders, self-attention, the words as query over sound and
+    face, six numbers."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     axis = figure.subplots()
     axis.set_xlim(0, 110)
@@ -449,18 +625,46 @@ def pipeline_diagram() -> Figure:
     axis.axis("off")
 
     def box(x, y, width, text, shade="#FFFFFF", height=7.0, style="-"):
-        axis.add_patch(FancyBboxPatch((x, y - height / 2), width, height, boxstyle="round,pad=0.2,rounding_size=1",
-                                      facecolor=shade, edgecolor="black", linewidth=1.1, linestyle=style))
+        axis.add_patch(
+            FancyBboxPatch(
+                (x, y - height / 2),
+                width,
+                height,
+                boxstyle="round,pad=0.2,rounding_size=1",
+                facecolor=shade,
+                edgecolor="black",
+                linewidth=1.1,
+                linestyle=style,
+            )
+        )
         axis.text(x + width / 2, y, text, ha="center", va="center", fontsize=8.5)
 
     def arrow(*points, style="-", label="", at=None):
         xs, ys = zip(*points, strict=True)
         axis.plot(xs[:-1], ys[:-1], color="black", linewidth=1.2, linestyle=style)
-        axis.annotate("", points[-1], points[-2], arrowprops={"arrowstyle": "-|>", "color": "black", "linestyle": style,
-                                                              "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0})
+        axis.annotate(
+            "",
+            points[-1],
+            points[-2],
+            arrowprops={
+                "arrowstyle": "-|>",
+                "color": "black",
+                "linestyle": style,
+                "linewidth": 1.2,
+                "shrinkA": 0,
+                "shrinkB": 0,
+            },
+        )
         if label:
-            axis.text(*at, label, fontsize=8, ha="center", va="center", style="italic",
-                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+            axis.text(
+                *at,
+                label,
+                fontsize=8,
+                ha="center",
+                va="center",
+                style="italic",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
 
     sound, words, face, encoder, model = 36, 21, 6, "#DDE9F3", "#F7E3C8"
     box(1, words, 10, "one clip\n(MP4)", "#EEEEEE", 10)
@@ -490,17 +694,25 @@ def pipeline_diagram() -> Figure:
     return figure
 
 
-# ------------------------------------------------------------------------------------------------- systems side by side
+# -------------------------------------------------------------------------------------------------
+# systems side by side
 
-SHADES = {"sound": "#CFE4F3", "face": "#F9DDB8", "words": "#CDEBDD"}  # of the modalities; their names stand beside
+SHADES = {
+    "sound": "#CFE4F3",
+    "face": "#F9DDB8",
+    "words": "#CDEBDD",
+}  # of the modalities; their names stand beside
 
 
 def system_sketches(sketches: Mapping[str, Mapping], columns: int = 3) -> Figure:
-    """One small drawing a system: sound, face and words -> temporal part -> one vector -> fusion -> six intensities.
+    """One small drawing a system: sound, face and words -> temporal part -> one vector -> fusion ->
+    six intensities.
 
-    sketches  name -> {"sound", "face", "words": (temporal part or "", how it becomes one vector); left out: not used,
-              "fusion": text, "looks": [(from, into)], "asks": [(from, into)], "note": text}
-    `looks` are arrows from an input into another one's temporal part, `asks` those of a query into another one's pooling.
+    sketches  name -> {"sound", "face", "words": (temporal part or "", how it becomes one vector);
+              left out: not used, "fusion": text, "looks": [(from, into)], "asks": [(from, into)],
+              "note": text}
+    `looks` are arrows from an input into another one's temporal part, `asks` those of a query into
+    another one's pooling.
     """
     rows = -(-len(sketches) // columns)
     figure = Figure(figsize=(3.75 * columns, 2.05 * rows), layout="constrained")
@@ -518,13 +730,42 @@ def _sketch(axis: Axes, name: str, parts: Mapping) -> None:
     temporal, pooling, fusion = (16, 37), (45, 67), (73, 91)  # left and right edges
 
     def box(edges, y, text, shade, height=10.5, **style):
-        axis.add_patch(FancyBboxPatch((edges[0], y - height / 2), edges[1] - edges[0], height, facecolor=shade,
-                                      boxstyle="round,pad=0,rounding_size=1.5", linewidth=0.9, **{"edgecolor": "black"} | style))
-        axis.text(sum(edges) / 2, y, text, ha="center", va="center", fontsize=7, linespacing=1.05, color=style.get("edgecolor"))
+        axis.add_patch(
+            FancyBboxPatch(
+                (edges[0], y - height / 2),
+                edges[1] - edges[0],
+                height,
+                facecolor=shade,
+                boxstyle="round,pad=0,rounding_size=1.5",
+                linewidth=0.9,
+                **{"edgecolor": "black"} | style,
+            )
+        )
+        axis.text(
+            sum(edges) / 2,
+            y,
+            text,
+            ha="center",
+            va="center",
+            fontsize=7,
+            linespacing=1.05,
+            color=style.get("edgecolor"),
+        )
 
     def arrow(start, end, **style):
-        axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "linewidth": 0.9, "mutation_scale": 7,
-                                                  "shrinkA": 0, "shrinkB": 0, **style})
+        axis.annotate(
+            "",
+            end,
+            start,
+            arrowprops={
+                "arrowstyle": "-|>",
+                "linewidth": 0.9,
+                "mutation_scale": 7,
+                "shrinkA": 0,
+                "shrinkB": 0,
+                **style,
+            },
+        )
 
     for modality, y in heights.items():
         if modality not in parts:
@@ -540,10 +781,25 @@ def _sketch(axis: Axes, name: str, parts: Mapping) -> None:
         arrow((pooling[1], y), (fusion[0], y))
     lines = {"color": "#A03060", "linestyle": "--"}
     for source, target in parts.get("looks", ()):
-        arrow((11, heights[source]), (temporal[0], heights[target] + (2.5 if heights[source] > heights[target] else -2.5)), **lines)
+        arrow(
+            (11, heights[source]),
+            (temporal[0], heights[target] + (2.5 if heights[source] > heights[target] else -2.5)),
+            **lines,
+        )
     for source, target in parts.get("asks", ()):
-        turn, end = 40, heights[target] - 3  # where the query leaves its own row, and where it arrives
-        axis.plot([turn, turn], [heights[source], end], **lines, linewidth=1.1, marker="o", markersize=2.5, markevery=[0])
+        turn, end = (
+            40,
+            heights[target] - 3,
+        )  # where the query leaves its own row, and where it arrives
+        axis.plot(
+            [turn, turn],
+            [heights[source], end],
+            **lines,
+            linewidth=1.1,
+            marker="o",
+            markersize=2.5,
+            markevery=[0],
+        )
         arrow((turn, end), (pooling[0], end), color=lines["color"])
     used = [y for modality, y in heights.items() if modality in parts]
     middle, height = (max(used) + min(used)) / 2, max(max(used) - min(used) + 10.5, 10.5)
@@ -554,19 +810,37 @@ def _sketch(axis: Axes, name: str, parts: Mapping) -> None:
     axis.text(50, 0.2, parts.get("note", ""), ha="center", va="center", fontsize=7, style="italic")
 
 
-def score_against_cost(points: Mapping[str, tuple[float, float, float]], groups: Mapping[str, str], x_label: str,
-                       emphasis: Sequence[str] = (), y_label: str = "mean rho, test split (line: SD over seeds)") -> Figure:
-    """One point a system, its name beside it. points: name -> (cost, score, SD); groups: name -> what it uses (marker).
+def score_against_cost(
+    points: Mapping[str, tuple[float, float, float]],
+    groups: Mapping[str, str],
+    x_label: str,
+    emphasis: Sequence[str] = (),
+    y_label: str = "mean rho, test split (line: SD over seeds)",
+) -> Figure:
+    """One point a system, its name beside it. points: name -> (cost, score, SD); groups: name ->
+    what it uses (marker).
 
-    The cost axis is logarithmic; names in `emphasis` are bold. Names are moved until they cover nothing.
+    The cost axis is logarithmic; names in `emphasis` are bold. Names are moved until they cover
+    nothing.
     """
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     axis = figure.subplots()
     for number, group in enumerate(dict.fromkeys(groups[name] for name in points)):
         members = [name for name in points if groups[name] == group]
         cost, score, spread = zip(*(points[name] for name in members), strict=True)
-        axis.errorbar(cost, score, np.nan_to_num(spread), linestyle="none", marker=MARKERS[number], markersize=8, label=group,
-                      color=COLOURS[number], ecolor="#777777", elinewidth=1, markeredgecolor="black")
+        axis.errorbar(
+            cost,
+            score,
+            np.nan_to_num(spread),
+            linestyle="none",
+            marker=MARKERS[number],
+            markersize=8,
+            label=group,
+            color=COLOURS[number],
+            ecolor="#777777",
+            elinewidth=1,
+            markeredgecolor="black",
+        )
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{cost:,.10g}"))
@@ -580,8 +854,14 @@ def score_against_cost(points: Mapping[str, tuple[float, float, float]], groups:
     return figure
 
 
-def _name_points(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, float, float]], emphasis: Sequence[str]) -> None:
-    """Write each name near its point (x, y, SD of y), where it covers no other name, no point, no line of an SD and not the legend.
+def _name_points(
+    figure: Figure,
+    axis: Axes,
+    points: Mapping[str, tuple[float, float, float]],
+    emphasis: Sequence[str],
+) -> None:
+    """Write each name near its point (x, y, SD of y), where it covers no other name, no point, no
+    line of an SD and not the legend.
 
     A name that stands away from its point, or near another one too, gets a line to it.
     """
@@ -590,7 +870,9 @@ def _name_points(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, f
     places = {name: axis.transData.transform(point[:2]) for name, point in points.items()}
     taken = [Bbox.from_extents(x - 7, y - 7, x + 7, y + 7) for x, y in places.values()]
     for x, y, spread in points.values():
-        ends = axis.transData.transform([(x, y - np.nan_to_num(spread)), (x, y + np.nan_to_num(spread))])
+        ends = axis.transData.transform(
+            [(x, y - np.nan_to_num(spread)), (x, y + np.nan_to_num(spread))]
+        )
         taken.append(Bbox(ends).padded(2))
     if axis.get_legend() is not None:
         taken.append(axis.get_legend().get_window_extent(renderer))
@@ -600,15 +882,34 @@ def _name_points(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, f
     tries = [(x, y, distance) for distance in (9, 16, 24, 34, 46, 60, 80) for x, y in directions]
     for name in sorted(points, key=lambda name: places[name][1], reverse=True):
         for x, y, distance in tries:
-            text = axis.annotate(name, points[name][:2], (x * distance, y * distance), textcoords="offset points", va="center", fontsize=8,
-                                 ha="left" if x > 0 else "right" if x < 0 else "center",
-                                 fontweight="bold" if name in emphasis else None, arrowprops=leader if distance > 12 else None)
+            text = axis.annotate(
+                name,
+                points[name][:2],
+                (x * distance, y * distance),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                ha="left" if x > 0 else "right" if x < 0 else "center",
+                fontweight="bold" if name in emphasis else None,
+                arrowprops=leader if distance > 12 else None,
+            )
             text.update_positions(renderer)
             extent = Text.get_window_extent(text, renderer)  # of the name without its line
-            inside = frame.containsx(extent.x0) and frame.containsx(extent.x1) and frame.containsy(extent.y0) and frame.containsy(extent.y1)
+            inside = (
+                frame.containsx(extent.x0)
+                and frame.containsx(extent.x1)
+                and frame.containsy(extent.y0)
+                and frame.containsy(extent.y1)
+            )
             others = [_distance(extent, place) for other, place in places.items() if other != name]
-            own = distance > 12 or _distance(extent, places[name]) < 0.6 * min(others, default=np.inf)  # nobody takes it for another's
-            if (inside and own and not any(extent.overlaps(other) for other in taken)) or (x, y, distance) == tries[-1]:
+            own = distance > 12 or _distance(extent, places[name]) < 0.6 * min(
+                others, default=np.inf
+            )  # nobody takes it for another's
+            if (inside and own and not any(extent.overlaps(other) for other in taken)) or (
+                x,
+                y,
+                distance,
+            ) == tries[-1]:
                 taken.append(extent)
                 break
             text.remove()
@@ -616,21 +917,44 @@ def _name_points(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, f
 
 def _distance(box: Bbox, point: Sequence[float]) -> float:
     """From a point to the nearest place of a box, in pixels."""
-    return float(np.hypot(max(box.x0 - point[0], 0, point[0] - box.x1), max(box.y0 - point[1], 0, point[1] - box.y1)))
+    return float(
+        np.hypot(
+            max(box.x0 - point[0], 0, point[0] - box.x1),
+            max(box.y0 - point[1], 0, point[1] - box.y1),
+        )
+    )
 
 
 def heat_map(table, label: str = "rho, test split") -> Figure:
-    """A table of scores as shades with their numbers: rows and columns as they stand; a frame marks each column's best row."""
+    """A table of scores as shades with their numbers: rows and columns as they stand; a frame marks
+    each column's best row."""
     values = table.to_numpy(dtype=float)
     figure = Figure(figsize=(8.5, 0.33 * len(values) + 1.3), layout="constrained")
     axis = figure.subplots()
     top = max(1e-6, 1.15 * values.max())
-    picture = axis.imshow(values, cmap="Blues", aspect="auto", vmin=min(0.0, values.min()), vmax=top)
+    picture = axis.imshow(
+        values, cmap="Blues", aspect="auto", vmin=min(0.0, values.min()), vmax=top
+    )
     for (row, column), value in np.ndenumerate(values):
         best = row == values[:, column].argmax()
-        axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, fontweight="bold" if best else None,
-                  color="white" if value > 0.7 * top else "black",
-                  bbox={"boxstyle": "round,pad=0.25", "facecolor": "none", "edgecolor": "#D55E00", "linewidth": 1.6} if best else None)
+        axis.text(
+            column,
+            row,
+            f"{value:.2f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            fontweight="bold" if best else None,
+            color="white" if value > 0.7 * top else "black",
+            bbox={
+                "boxstyle": "round,pad=0.25",
+                "facecolor": "none",
+                "edgecolor": "#D55E00",
+                "linewidth": 1.6,
+            }
+            if best
+            else None,
+        )
     axis.set_xticks(range(values.shape[1]), table.columns, fontsize=8)
     axis.set_yticks(range(len(values)), table.index, fontsize=8)
     axis.tick_params(length=0)
@@ -639,17 +963,33 @@ def heat_map(table, label: str = "rho, test split") -> Figure:
     return figure
 
 
-def lines_with_intervals(lines: Mapping[str, tuple], x_label: str, y_label: str = "mean rho, test split") -> Figure:
-    """Scores over a size on a logarithmic axis. lines: name -> (sizes, means, lows, highs); names stand at the ends of the lines."""
+def lines_with_intervals(
+    lines: Mapping[str, tuple], x_label: str, y_label: str = "mean rho, test split"
+) -> Figure:
+    """Scores over a size on a logarithmic axis. lines: name -> (sizes, means, lows, highs); names
+    stand at the ends of the lines."""
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     axis = figure.subplots()
     ends = {}
     for number, (name, (sizes, means, lows, highs)) in enumerate(lines.items()):
         style = number % len(COLOURS)
-        means, moved = np.asarray(means), np.asarray(sizes) * 1.012 ** (number - (len(lines) - 1) / 2)  # side by side, not covered
+        means, moved = (
+            np.asarray(means),
+            np.asarray(sizes) * 1.012 ** (number - (len(lines) - 1) / 2),
+        )  # side by side, not covered
         reach = np.maximum(means - lows, 0), np.maximum(highs - means, 0)
-        axis.errorbar(moved, means, reach, color=COLOURS[style], marker=MARKERS[style], linestyle=LINES[style], linewidth=1.6, markersize=6,
-                      capsize=3, elinewidth=1)
+        axis.errorbar(
+            moved,
+            means,
+            reach,
+            color=COLOURS[style],
+            marker=MARKERS[style],
+            linestyle=LINES[style],
+            linewidth=1.6,
+            markersize=6,
+            capsize=3,
+            elinewidth=1,
+        )
         ends[name] = moved[-1], means[-1], COLOURS[style]
     axis.set_xscale("log", base=2)
     ticks = sorted({size for sizes, *_ in lines.values() for size in sizes})
@@ -662,29 +1002,53 @@ def lines_with_intervals(lines: Mapping[str, tuple], x_label: str, y_label: str 
     low, high = axis.get_ylim()
     height = -np.inf
     for name, (x, y, colour) in sorted(ends.items(), key=lambda end: end[1][1]):
-        height = max(y, height + 0.055 * (high - low))  # names of lines that end close to each other stand above one another
-        axis.annotate(name, (x, y), (x * 1.06, height), textcoords="data", va="center", fontsize=9, color=colour,
-                      arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6})
+        height = max(
+            y, height + 0.055 * (high - low)
+        )  # names of lines that end close to each other stand above one another
+        axis.annotate(
+            name,
+            (x, y),
+            (x * 1.06, height),
+            textcoords="data",
+            va="center",
+            fontsize=9,
+            color=colour,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6},
+        )
     return figure
 
 
-# ---------------------------------------------------------------------------------------------- systems against a reference
+# ----------------------------------------------------------------------------------------------
+# systems against a reference
 
-# verdict -> colour, marker, sign in a matrix: filled triangles are differences, an open circle is none that can be detected
-VERDICTS = {"worse": ("#D55E00", "v", "▼"), "better": ("#0072B2", "^", "▲"), "no detectable difference": ("#666666", "o", "○")}
+# verdict -> colour, marker, sign in a matrix: filled triangles are differences, an open circle is
+# none that can be detected
+VERDICTS = {
+    "worse": ("#D55E00", "v", "▼"),
+    "better": ("#0072B2", "^", "▲"),
+    "no detectable difference": ("#666666", "o", "○"),
+}
 
 
-def differences(panels: Mapping[str, Mapping[str, tuple]], reference: str, label: str = "mean rho", columns: int = 3,
-                reach: float | None = None) -> Figure:
-    """System minus reference with intervals, a panel for each title: {title: {system: (delta, low, high, verdict)}}.
+def differences(
+    panels: Mapping[str, Mapping[str, tuple]],
+    reference: str,
+    label: str = "mean rho",
+    columns: int = 3,
+    reach: float | None = None,
+) -> Figure:
+    """System minus reference with intervals, a panel for each title: {title: {system: (delta, low,
+    high, verdict)}}.
 
-    All panels have the same scale and the systems of the first one, from top to bottom. reach: show only differences up to so much
-    on either side; an arrow at the edge stands for one beyond it.
+    All panels have the same scale and the systems of the first one, from top to bottom. reach: show
+    only differences up to so much on either side; an arrow at the edge stands for one beyond it.
     """
     names = list(next(iter(panels.values())))
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.0 * columns + 2.0, (0.21 * len(names) + 0.75) * rows + 0.4), layout="constrained")
+    figure = Figure(
+        figsize=(3.0 * columns + 2.0, (0.21 * len(names) + 0.75) * rows + 0.4), layout="constrained"
+    )
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
     for axis in axes[len(panels) :]:  # what is left of the grid
         axis.axis("off")
@@ -696,12 +1060,24 @@ def differences(panels: Mapping[str, Mapping[str, tuple]], reference: str, label
             delta, low, high, verdict = systems[name]
             colour, marker, _ = VERDICTS[verdict]
             if reach is not None and abs(delta) > reach:
-                axis.annotate("", (np.sign(delta) * reach, row), (np.sign(delta) * 0.88 * reach, row),
-                              arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0})
+                axis.annotate(
+                    "",
+                    (np.sign(delta) * reach, row),
+                    (np.sign(delta) * 0.88 * reach, row),
+                    arrowprops={
+                        "arrowstyle": "-|>",
+                        "color": colour,
+                        "linewidth": 1.6,
+                        "shrinkA": 0,
+                        "shrinkB": 0,
+                    },
+                )
                 continue
             axis.plot([low, high], [row, row], color=colour, linewidth=1.6)
             open_ = {"markerfacecolor": "white"} if verdict == "no detectable difference" else {}
-            axis.plot(delta, row, marker=marker, color=colour, markersize=6, linestyle="none", **open_)
+            axis.plot(
+                delta, row, marker=marker, color=colour, markersize=6, linestyle="none", **open_
+            )
         axis.set_title(title, fontsize=9)
         axis.grid(axis="x", alpha=0.3)
         axis.tick_params(axis="x", labelbottom=True, labelsize=8)
@@ -709,21 +1085,38 @@ def differences(panels: Mapping[str, Mapping[str, tuple]], reference: str, label
     axes[0].invert_yaxis()
     if reach is not None:
         axes[0].set_xlim(-reach, reach)
-    handles = [Line2D([], [], color=colour, marker=marker, linestyle="none", label=verdict,
-                                       markerfacecolor="white" if marker == "o" else colour)
-               for verdict, (colour, marker, _) in VERDICTS.items()]  # fmt: skip
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=colour,
+            marker=marker,
+            linestyle="none",
+            label=verdict,
+            markerfacecolor="white" if marker == "o" else colour,
+        )
+        for verdict, (colour, marker, _) in VERDICTS.items()
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
-    figure.supxlabel(f"{label}: system minus {reference}; lines: Holm-adjusted intervals", fontsize=9)
+    figure.supxlabel(
+        f"{label}: system minus {reference}; lines: Holm-adjusted intervals", fontsize=9
+    )
     return figure
 
 
-def verdict_matrix(cells: Mapping[str, Mapping[str, tuple[float, str]]], groups: Mapping[str, Sequence[str]]) -> Figure:
+def verdict_matrix(
+    cells: Mapping[str, Mapping[str, tuple[float, str]]], groups: Mapping[str, Sequence[str]]
+) -> Figure:
     """Every verdict at once, large enough for the back row: {system: {column: (delta, verdict)}}.
 
-    groups: {title: systems}, from top to bottom. A cell holds the difference and its sign; only detected ones are coloured.
+    groups: {title: systems}, from top to bottom. A cell holds the difference and its sign; only
+    detected ones are coloured.
     """
     columns = list(dict.fromkeys(column for row in cells.values() for column in row))
-    figure = Figure(figsize=(1.35 * len(columns) + 3.4, 0.34 * len(cells) + 0.42 * len(groups) + 0.8), layout="constrained")
+    figure = Figure(
+        figsize=(1.35 * len(columns) + 3.4, 0.34 * len(cells) + 0.42 * len(groups) + 0.8),
+        layout="constrained",
+    )
     axis = figure.subplots()
     top, ticks = 0.0, {}
     for title, systems in groups.items():
@@ -740,9 +1133,19 @@ def verdict_matrix(cells: Mapping[str, Mapping[str, tuple[float, str]]], groups:
                 strength = min(0.75, 0.18 + 1.6 * abs(delta)) if found else 0
                 shade = {"facecolor": (colour, strength), "edgecolor": "#BBBBBB", "linewidth": 0.8}
                 axis.add_patch(Rectangle((x - 0.47, top - 0.46), 0.94, 0.92, **shade))
-                text = f"{round(delta, 3) + 0.0:+.3f}".replace("-", "−").replace("0.", ".")  # + 0.0: a rounded zero has no minus
-                axis.text(x, top, f"{sign} {text}", ha="center", va="center", fontsize=10, color="black" if found else "#555555",
-                          fontweight="bold" if found else "normal")
+                text = f"{round(delta, 3) + 0.0:+.3f}".replace("-", "−").replace(
+                    "0.", "."
+                )  # + 0.0: a rounded zero has no minus
+                axis.text(
+                    x,
+                    top,
+                    f"{sign} {text}",
+                    ha="center",
+                    va="center",
+                    fontsize=10,
+                    color="black" if found else "#555555",
+                    fontweight="bold" if found else "normal",
+                )
             top += 1
     axis.set_xlim(-0.5, len(columns) - 0.5)
     axis.set_ylim(top - 0.4, -0.4)
@@ -750,19 +1153,28 @@ def verdict_matrix(cells: Mapping[str, Mapping[str, tuple[float, str]]], groups:
     axis.set_xticks(range(len(columns)), columns, fontsize=10)
     axis.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     axis.spines[:].set_visible(False)
-    axis.set_xlabel("   ".join(f"{sign} {verdict}" for verdict, (_, _, sign) in VERDICTS.items()), fontsize=9)
+    axis.set_xlabel(
+        "   ".join(f"{sign} {verdict}" for verdict, (_, _, sign) in VERDICTS.items()), fontsize=9
+    )
     return figure
 
 
-def attention_over_decoy(panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> Figure:
-    """Attention on the event that counts / on the decoy, by seed: {title: {system: {"sound": values, "face": values}}}.
+def attention_over_decoy(
+    panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]],
+) -> Figure:
+    """Attention on the event that counts / on the decoy, by seed: {title: {system: {"sound":
+    values, "face": values}}}.
 
     Small: seeds; large: their median. Chance is the line at 1; the axis is logarithmic.
     """
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
-    figure = Figure(figsize=(2.5 * len(panels) + 1.8, 0.36 * len(names) + 1.4), layout="constrained")
-    styles = {name: {"marker": MARKERS[number], "color": COLOURS[number], "linestyle": "none"}
-              for number, name in enumerate(("sound", "face"))}  # fmt: skip
+    figure = Figure(
+        figsize=(2.5 * len(panels) + 1.8, 0.36 * len(names) + 1.4), layout="constrained"
+    )
+    styles = {
+        name: {"marker": MARKERS[number], "color": COLOURS[number], "linestyle": "none"}
+        for number, name in enumerate(("sound", "face"))
+    }
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axis, (title, systems) in zip(axes, panels.items(), strict=True):
         axis.axvline(1, color="black", linestyle="--", linewidth=1)
@@ -770,7 +1182,13 @@ def attention_over_decoy(panels: Mapping[str, Mapping[str, Mapping[str, Sequence
             for stream, values in systems.get(name, {}).items():
                 height = row + (0.17 if stream == "face" else -0.17)
                 axis.plot(values, [height] * len(values), markersize=3, alpha=0.5, **styles[stream])
-                axis.plot(np.median(values), height, markersize=7, markeredgecolor="black", **styles[stream])
+                axis.plot(
+                    np.median(values),
+                    height,
+                    markersize=7,
+                    markeredgecolor="black",
+                    **styles[stream],
+                )
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -779,7 +1197,13 @@ def attention_over_decoy(panels: Mapping[str, Mapping[str, Mapping[str, Sequence
         axis.grid(alpha=0.3)
         axis.set_yticks(range(len(names)), names, fontsize=9)
     axes[0].invert_yaxis()
-    handles = [Line2D([], [], label=stream, markersize=7, markeredgecolor="black", **style) for stream, style in styles.items()]
+    handles = [
+        Line2D([], [], label=stream, markersize=7, markeredgecolor="black", **style)
+        for stream, style in styles.items()
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=9, frameon=False)
-    figure.supxlabel("attention on what counts / on the decoy (logarithmic axis; 1: chance); small: seeds, large: their median", fontsize=9)
+    figure.supxlabel(
+        "attention on what counts / on the decoy (logarithmic axis; 1: chance); small: seeds, large: their median",
+        fontsize=9,
+    )
     return figure

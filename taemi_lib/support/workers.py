@@ -1,7 +1,8 @@
 """Worker processes that are gone when the process that started them is gone.
 
-Used by every step that works in several processes. `kill -9`, or a notebook's kernel being restarted, ends the parent alone: its
-workers would finish what they are at, beside the restarted command that does the same, and then wait for work forever.
+Used by every step that works in several processes. `kill -9`, or a notebook's kernel being
+restarted, ends the parent alone: its workers would finish what they are at, beside the restarted
+command that does the same, and then wait for work forever.
 """
 
 from __future__ import annotations

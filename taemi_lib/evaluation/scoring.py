@@ -1,4 +1,5 @@
-"""From a trained system and a split to predictions, scores with intervals, and the attention behind them."""
+"""From a trained system and a split to predictions, scores with intervals, and the attention behind
+them."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from taemi_lib import device as devices
-from taemi_lib import metrics
+from taemi_lib.batches import ClipDataset
+from taemi_lib.evaluation import metrics
 from taemi_lib.models.base import System
-from taemi_lib.models.batch import ClipDataset
 from taemi_lib.profiles import EMOTIONS
+from taemi_lib.support import device as devices
 
 if TYPE_CHECKING:
     from taemi_lib.training import Run
@@ -27,7 +28,8 @@ class Predictions:
 
     prediction  (N, 6) float32, not clipped
     target      (N, 6) float64, NaN where a clip has no labels
-    attention   {modality: N x ((H, T) or None)} over the clip's real steps; None where the modality is absent
+    attention   {modality: N x ((H, T) or None)} over the clip's real steps; None where the modality
+                is absent
     times       {modality: N x ((T,) or None)} seconds of these steps
     absent      (N,) bool: no modality at all, predicted from the missing tokens
     """
@@ -54,7 +56,8 @@ class Predictions:
 
 @dataclass
 class Evaluation:
-    """The scores of one system on one split; `interval` is a 95 % bootstrap interval of mean_rho over clips."""
+    """The scores of one system on one split; `interval` is a 95 % bootstrap interval of mean_rho
+    over clips."""
 
     mean_rho: float
     per_emotion: dict[str, float]
@@ -90,7 +93,8 @@ def predict_dataset(
     batch_size: int = 64,
     attention: bool = False,
 ) -> Predictions:
-    """Predict every clip of a dataset, in evaluation mode and float32; the model's mode is put back afterwards.
+    """Predict every clip of a dataset, in evaluation mode and float32; the model's mode is put back
+    afterwards.
 
     device      None: where the model is
     attention   also keep the attention weights and times of every clip
@@ -101,7 +105,10 @@ def predict_dataset(
     if model.needs_partner:
         dataset = dataset.with_partners()
     count = len(dataset)
-    prediction, absent = np.zeros((count, len(EMOTIONS)), dtype=np.float32), np.zeros(count, dtype=bool)
+    prediction, absent = (
+        np.zeros((count, len(EMOTIONS)), dtype=np.float32),
+        np.zeros(count, dtype=bool),
+    )
     weights: dict[str, list] = {}
     times: dict[str, list] = {}
     training = model.training
@@ -135,7 +142,7 @@ def _by_length(dataset: ClipDataset, batch_size: int) -> Iterator[list[int]]:
 def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> Evaluation:
     """The scores of predictions that are there already; no interval with resamples=0.
 
-    Raises ValueError as taemi_lib.metrics does, and naming a clip without labels.
+    Raises ValueError as taemi_lib.evaluation.metrics does, and naming a clip without labels.
     """
     prediction, target = predictions.prediction, predictions.target
     if np.isnan(target).any():
@@ -143,7 +150,9 @@ def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> Eva
         raise ValueError(f"clip {clip!r} has no labels: this split can be predicted, not scored")
     constant = metrics.constant_emotions(prediction)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", metrics.ConstantPrediction)  # it is in the result, as `constant`
+        warnings.simplefilter(
+            "ignore", metrics.ConstantPrediction
+        )  # it is in the result, as `constant`
         rho = metrics.pearson_per_emotion(prediction, target)
     return Evaluation(
         mean_rho=float(rho.mean()),
@@ -166,9 +175,10 @@ def evaluate(
     attention: bool = False,
     threads: int | None = 1,
 ) -> Evaluation:
-    """Score a model, or a run's best checkpoint, on a whole split (PAPER.md rows 16 and 17).
+    """Score a model, or a run's best checkpoint, on a whole split (docs/paper.md rows 16 and 17).
 
-    threads   torch CPU threads meanwhile; 1 makes the last digits independent of the number of cores
+    threads   torch CPU threads meanwhile; 1 makes the last digits independent of the number of
+              cores
     """
     model = system if isinstance(system, System) else system.model()
     with devices.threads(threads):

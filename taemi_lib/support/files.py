@@ -1,6 +1,8 @@
-"""Writing that a kill -9 cannot break: a file or folder is either the old one or the new one, never half of each.
+"""Writing that a kill -9 cannot break: a file or folder is either the old one or the new one, never
+half of each.
 
-Used wherever the flow leaves something on disk that a later call builds on (checkpoints, histories, metrics).
+Used wherever the flow leaves something on disk that a later call builds on (checkpoints, histories,
+metrics).
 """
 
 from __future__ import annotations
@@ -25,16 +27,18 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """`content` as indented JSON, atomically. NaN is refused (it is not JSON). Raises ValueError."""
+    """`content` as indented JSON, atomically. NaN is refused (it is not JSON). Raises
+    ValueError."""
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 @contextlib.contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """Fill the yielded folder; when the block ends well it takes the place of `path`, else `path` stays as it was.
+    """Fill the yielded folder; when the block ends well it takes the place of `path`, else `path`
+    stays as it was.
 
-    A folder cannot replace another in one step, so the old one moves aside first. `mend_folder` puts things right
-    after a kill between the two renames: call it before reading.
+    A folder cannot replace another in one step, so the old one moves aside first. `mend_folder`
+    puts things right after a kill between the two renames: call it before reading.
     """
     path = Path(path)
     fresh, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
@@ -48,7 +52,8 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 
 def mend_folder(path: str | Path) -> None:
-    """Undo what an interrupted `new_folder` left behind: the last complete version stands at `path` afterwards."""
+    """Undo what an interrupted `new_folder` left behind: the last complete version stands at `path`
+    afterwards."""
     path = Path(path)
     fresh, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
     if old.exists() and not path.exists():
@@ -60,10 +65,11 @@ def mend_folder(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Hold `folder` for this process; a second process waits. The kernel frees the lock when a process is killed.
+    """Hold `folder` for this process; a second process waits. The kernel frees the lock when a
+    process is killed.
 
-    Killing a parent leaves its workers alive for a moment: without the lock, the restarted command and an orphaned
-    worker would write the same run at the same time.
+    Killing a parent leaves its workers alive for a moment: without the lock, the restarted command
+    and an orphaned worker would write the same run at the same time.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

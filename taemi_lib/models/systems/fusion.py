@@ -1,9 +1,10 @@
 """Fusion of three vectors, as the field does it: tensor fusion and the dynamic fusion graph.
 
-The unimodal part of these two and of MISA is the same, and is TAEMI's: projection, time features, self-attention, a learned query that
-pools (not a mean, which would dilute short events), the text vector, tokens and modality dropout. `constant_query` has it, too, and only
-concatenates. What differs from it beside the fusion: text passes a linear layer to the model's width here (and sound, face and text a
-bottleneck in tensor fusion), and each system has its own learning rate.
+The unimodal part of these two and of MISA is the same, and is TAEMI's: projection, time features,
+self-attention, a learned query that pools (not a mean, which would dilute short events), the text
+vector, tokens and modality dropout. `constant_query` has it, too, and only concatenates. What
+differs from it beside the fusion: text passes a linear layer to the model's width here (and sound,
+face and text a bottleneck in tensor fusion), and each system has its own learning rate.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from taemi_lib.batches import Batch
 from taemi_lib.models.attention import LearnedQuery, SingleQueryAttention
 from taemi_lib.models.base import Output, Sizes, Stream, System, TextVector, head
-from taemi_lib.models.batch import Batch
 from taemi_lib.models.missing import ModalityDropout
 from taemi_lib.profiles import MODALITIES
 
@@ -25,22 +26,30 @@ class ModalityVectors(nn.Module):
         super().__init__()
         self.query = LearnedQuery(sizes.width)
         self.streams = nn.ModuleDict({name: Stream(name, sizes) for name in ("audio", "vision")})
-        self.pool = nn.ModuleDict({name: SingleQueryAttention(sizes.width, sizes.heads) for name in self.streams})
+        self.pool = nn.ModuleDict(
+            {name: SingleQueryAttention(sizes.width, sizes.heads) for name in self.streams}
+        )
         self.text = TextVector(sizes)
         self.project_text = nn.Linear(sizes.text_dim, sizes.width)
 
-    def forward(self, batch: Batch, kept: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def forward(
+        self, batch: Batch, kept: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         text = self.text(batch, kept["text"])  # (B, text_dim)
         vectors, attention = {}, {}
         for name, stream in self.streams.items():
-            vectors[name], attention[name] = self.pool[name](self.query(text), *stream(batch, kept[name]))
+            vectors[name], attention[name] = self.pool[name](
+                self.query(text), *stream(batch, kept[name])
+            )
         return vectors | {"text": self.project_text(text)}, attention
 
 
 def outer_product(*vectors: Tensor) -> Tensor:
-    """[1; x] (x) [1; y] (x) ... flattened: (B, n), (B, m), ... -> (B, (n + 1) (m + 1) ...); the last index runs fastest.
+    """[1; x] (x) [1; y] (x) ... flattened: (B, n), (B, m), ... -> (B, (n + 1) (m + 1) ...); the
+    last index runs fastest.
 
-    Its entries are 1, every number alone, and every product of two or more numbers of different vectors.
+    Its entries are 1, every number alone, and every product of two or more numbers of different
+    vectors.
     """
     product = vectors[0].new_ones(len(vectors[0]), 1)
     for vector in vectors:
@@ -50,14 +59,16 @@ def outer_product(*vectors: Tensor) -> Tensor:
 
 
 class TensorFusionNetwork(System):
-    """Tensor fusion: the outer product of [1; z_a], [1; z_v], [1; z_t] holds every uni-, bi- and trimodal product (TFN, Zadeh 2017).
+    """Tensor fusion: the outer product of [1; z_a], [1; z_v], [1; z_t] holds every uni-, bi- and
+    trimodal product (TFN, Zadeh 2017).
 
         z_m = Dropout(ReLU(W_m h_m))            (B, r), h_m from ModalityVectors
         y = head([1; z_a] (x) [1; z_v] (x) [1; z_t])            (B, (r + 1)^3) -> (B, 6)
-    Source: Zadeh et al. 2017. Faithful: the product with its ones, small z through ReLU, dropout on the product. Reduced: the unimodal
-    networks (see fusion.py; the original: mean of sound and face -> MLP, LSTM over the words); the head is everybody's instead of two
-    hidden layers; r = width / 4, at most 32, because the head grows with r^3. The bottleneck costs it a lot here: a seed without it
-    scored clearly higher.
+    Source: Zadeh et al. 2017. Faithful: the product with its ones, small z through ReLU, dropout on
+    the product. Reduced: the unimodal networks (see fusion.py; the original: mean of sound and face
+    -> MLP, LSTM over the words); the head is everybody's instead of two hidden layers; r = width /
+    4, at most 32, because the head grows with r^3. The bottleneck costs it a lot here: a seed
+    without it scored clearly higher.
     """
 
     name = "tfn"
@@ -67,7 +78,12 @@ class TensorFusionNetwork(System):
         self.modality_dropout = ModalityDropout(sizes.modality_dropout)
         self.vectors = ModalityVectors(sizes)
         self.reduce = nn.ModuleDict(
-            {name: nn.Sequential(nn.Linear(sizes.width, rank), nn.ReLU(), nn.Dropout(sizes.dropout)) for name in MODALITIES}
+            {
+                name: nn.Sequential(
+                    nn.Linear(sizes.width, rank), nn.ReLU(), nn.Dropout(sizes.dropout)
+                )
+                for name in MODALITIES
+            }
         )
         self.dropout = nn.Dropout(sizes.dropout)
         self.head = head((rank + 1) ** len(MODALITIES), sizes)
@@ -81,21 +97,34 @@ class TensorFusionNetwork(System):
 
 
 # The graph's nodes, smallest first: each is made of the nodes that are proper subsets of it.
-NODES = (("audio",), ("vision",), ("text",), ("audio", "vision"), ("audio", "text"), ("vision", "text"), MODALITIES)
+NODES = (
+    ("audio",),
+    ("vision",),
+    ("text",),
+    ("audio", "vision"),
+    ("audio", "text"),
+    ("vision", "text"),
+    MODALITIES,
+)
 EDGES = {node: [part for part in NODES if set(part) < set(node)] for node in NODES if len(node) > 1}
 EDGES["output"] = list(NODES)  # 3 * 2 + 6 + 7 = 19 edges in all
 
 
 class DynamicFusionGraph(System):
-    """Dynamic fusion graph: for each clip, weights decide how much every modality and combination counts (Graph-MFN, Zadeh 2018).
+    """Dynamic fusion graph: for each clip, weights decide how much every modality and combination
+    counts (Graph-MFN, Zadeh 2018).
 
-        n_m = h_m for each modality; n_S = ReLU(W_S [w n_P for the proper parts P of S])            (B, d)
-        y = head([w n_S for all seven S])                                                           (B, 7 d) -> (B, 6)
-        w: 19 efficacies, one for each edge, = sigmoid(MLP([n_a; n_v; n_t])) of the same clip       (B, 19)
-    Source: Zadeh et al. 2018 (Graph-MFN). Faithful: nodes, edges and efficacies, which depend on the clip. Reduced: the original's
-    recurrent memories, fused anew at every word of aligned sequences; ours are not aligned, so there is one graph a clip, over pooled
-    vectors (see fusion.py). The paper's "dynamic fusion" cites a reading-comprehension network (PAPER.md row 19): this is what the field
-    means by it.
+        n_m = h_m for each modality; n_S = ReLU(W_S [w n_P for the proper parts P of S])
+        (B, d)
+        y = head([w n_S for all seven S])
+        (B, 7 d) -> (B, 6)
+        w: 19 efficacies, one for each edge, = sigmoid(MLP([n_a; n_v; n_t])) of the same clip
+        (B, 19)
+    Source: Zadeh et al. 2018 (Graph-MFN). Faithful: nodes, edges and efficacies, which depend on
+    the clip. Reduced: the original's recurrent memories, fused anew at every word of aligned
+    sequences; ours are not aligned, so there is one graph a clip, over pooled vectors (see
+    fusion.py). The paper's "dynamic fusion" cites a reading-comprehension network (docs/paper.md
+    row 19): this is what the field means by it.
     """
 
     name = "dynamic_fusion_graph"
@@ -105,7 +134,11 @@ class DynamicFusionGraph(System):
         self.vectors = ModalityVectors(sizes)
         self.combine = nn.ModuleDict(
             {
-                _name(node): nn.Sequential(nn.Linear(len(parts) * sizes.width, sizes.width), nn.ReLU(), nn.Dropout(sizes.dropout))
+                _name(node): nn.Sequential(
+                    nn.Linear(len(parts) * sizes.width, sizes.width),
+                    nn.ReLU(),
+                    nn.Dropout(sizes.dropout),
+                )
                 for node, parts in EDGES.items()
                 if node != "output"
             }
@@ -119,7 +152,8 @@ class DynamicFusionGraph(System):
         self.head = head(len(NODES) * sizes.width, sizes)
 
     def efficacies(self, vectors: dict[str, Tensor]) -> dict[tuple, Tensor]:
-        """{(part, node): (B, 1)} weights between 0 and 1 of all edges; node "output" is what the head reads."""
+        """{(part, node): (B, 1)} weights between 0 and 1 of all edges; node "output" is what the
+        head reads."""
         weights = self.judge(torch.cat([vectors[name] for name in MODALITIES], dim=-1)).sigmoid()
         edges = [(part, node) for node, parts in EDGES.items() for part in parts]
         return dict(zip(edges, weights.split(1, dim=-1), strict=True))
@@ -132,7 +166,9 @@ class DynamicFusionGraph(System):
         nodes = {(name,): vectors[name] for name in MODALITIES}
         for node, parts in EDGES.items():
             weighted = torch.cat([weights[part, node] * nodes[part] for part in parts], dim=-1)
-            nodes[node] = self.head(weighted) if node == "output" else self.combine[_name(node)](weighted)
+            nodes[node] = (
+                self.head(weighted) if node == "output" else self.combine[_name(node)](weighted)
+            )
         return Output(nodes["output"], attention, kept)
 
 

@@ -1,4 +1,5 @@
-"""MISA: what the modalities share and what each has alone, kept apart by three extra losses (Hazarika 2020)."""
+"""MISA: what the modalities share and what each has alone, kept apart by three extra losses
+(Hazarika 2020)."""
 
 from __future__ import annotations
 
@@ -8,22 +9,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from taemi_lib.batches import Batch
 from taemi_lib.models.base import Output, Sizes, System, head
-from taemi_lib.models.batch import Batch
-from taemi_lib.models.fusion import ModalityVectors
 from taemi_lib.models.missing import ModalityDropout
+from taemi_lib.models.systems.fusion import ModalityVectors
 from taemi_lib.profiles import MODALITIES
 
-# The original's weights, for targets between -3 and 3. Ours lie between 0 and 1: squared errors are 36 times smaller, so are these.
+# The original's weights, for targets between -3 and 3. Ours lie between 0 and 1: squared errors are
+# 36 times smaller, so are these.
 WEIGHTS = {"similarity": 0.7 / 36, "difference": 0.3 / 36, "reconstruction": 0.7 / 36}
 MOMENTS = 5
 
 
 def central_moment_discrepancy(x: Tensor, y: Tensor, moments: int = MOMENTS) -> Tensor:
-    """CMD of two samples (N, d) and (M, d) with values in [0, 1]: how different their distributions are; a scalar, 0 for equal ones.
+    """CMD of two samples (N, d) and (M, d) with values in [0, 1]: how different their distributions
+    are; a scalar, 0 for equal ones.
 
-    Distance of the means plus distances of the central moments from the 2nd to the 5th, each over all d columns. In float32: in
-    half precision the small moments, and the guard of the root, are zero.
+    Distance of the means plus distances of the central moments from the 2nd to the 5th, each over
+    all d columns. In float32: in half precision the small moments, and the guard of the root, are
+    zero.
     """
     x, y = x.float(), y.float()
     means = x.mean(dim=0), y.mean(dim=0)
@@ -39,27 +43,36 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def orthogonality(x: Tensor, y: Tensor) -> Tensor:
-    """How much two representations (N, d) of the same clips say the same: mean squared entry of X^T Y, a scalar.
+    """How much two representations (N, d) of the same clips say the same: mean squared entry of X^T
+    Y, a scalar.
 
-    X and Y: columns centred over the clips, then each clip's vector at length 1. 0 when no column of one goes with a column of the other.
+    X and Y: columns centred over the clips, then each clip's vector at length 1. 0 when no column
+    of one goes with a column of the other.
     """
-    x, y = (functional.normalize(values - values.mean(dim=0), dim=-1) for values in (x.float(), y.float()))
+    x, y = (
+        functional.normalize(values - values.mean(dim=0), dim=-1)
+        for values in (x.float(), y.float())
+    )
     return (x.T @ y).square().mean()
 
 
 class MISA(System):
-    """Shared and private representations, three extra losses, a transformer over the six vectors (MISA, Hazarika 2020).
+    """Shared and private representations, three extra losses, a transformer over the six vectors
+    (MISA, Hazarika 2020).
 
         u_m = norm(ReLU(W_m h_m))               (B, d), h_m from ModalityVectors
-        c_m = sigmoid(W_c u_m), one W_c for all modalities;  p_m = sigmoid(W_m' u_m)            (B, d)
-        y = head(Transformer([c_a c_v c_t p_a p_v p_t]))                        (B, 6, d) -> (B, 6 d) -> (B, 6)
+        c_m = sigmoid(W_c u_m), one W_c for all modalities;  p_m = sigmoid(W_m' u_m)            (B,
+                                                             d)
+        y = head(Transformer([c_a c_v c_t p_a p_v p_t]))                        (B, 6, d) -> (B, 6
+        d) -> (B, 6)
         similarity       CMD between the c of each pair of modalities
         difference       orthogonality of c_m and p_m, and of the p of each pair of modalities
         reconstruction   mean squared error of W_m''(c_m + p_m) against u_m
-    Source: Hazarika et al. 2020. Faithful: the two spaces, the three losses with the original's ratio to the main one (see WEIGHTS), the
-    transformer over six vectors. Reduced: the unimodal networks (see fusion.py; the original: LSTMs and BERT). Each loss reads only clips
-    that have its modalities: tokens are the same in every clip and would teach the wrong distribution. Modality dropout and tokens as in
-    TAEMI.
+    Source: Hazarika et al. 2020. Faithful: the two spaces, the three losses with the original's
+    ratio to the main one (see WEIGHTS), the transformer over six vectors. Reduced: the unimodal
+    networks (see fusion.py; the original: LSTMs and BERT). Each loss reads only clips that have its
+    modalities: tokens are the same in every clip and would teach the wrong distribution. Modality
+    dropout and tokens as in TAEMI.
     """
 
     name = "misa"
@@ -68,11 +81,20 @@ class MISA(System):
         d = sizes.width
         self.modality_dropout = ModalityDropout(sizes.modality_dropout)
         self.vectors = ModalityVectors(sizes)
-        self.project = nn.ModuleDict({name: nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.LayerNorm(d)) for name in MODALITIES})
+        self.project = nn.ModuleDict(
+            {
+                name: nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.LayerNorm(d))
+                for name in MODALITIES
+            }
+        )
         self.shared = nn.Sequential(nn.Linear(d, d), nn.Sigmoid())
-        self.private = nn.ModuleDict({name: nn.Sequential(nn.Linear(d, d), nn.Sigmoid()) for name in MODALITIES})
+        self.private = nn.ModuleDict(
+            {name: nn.Sequential(nn.Linear(d, d), nn.Sigmoid()) for name in MODALITIES}
+        )
         self.reconstruct = nn.ModuleDict({name: nn.Linear(d, d) for name in MODALITIES})
-        self.transformer = nn.TransformerEncoderLayer(d, sizes.heads, 2 * d, sizes.dropout, batch_first=True)
+        self.transformer = nn.TransformerEncoderLayer(
+            d, sizes.heads, 2 * d, sizes.dropout, batch_first=True
+        )
         self.head = head(2 * len(MODALITIES) * d, sizes)
 
     def forward(self, batch: Batch) -> Output:
@@ -86,8 +108,11 @@ class MISA(System):
         prediction = self.head(self.transformer(six).flatten(1))
         return Output(prediction, attention, kept, self._losses(projected, shared, private, kept))
 
-    def _losses(self, projected: dict, shared: dict, private: dict, kept: dict) -> dict[str, Tensor]:
-        """The three extra losses, weighted. A term that fewer than two clips can say anything about is 0."""
+    def _losses(
+        self, projected: dict, shared: dict, private: dict, kept: dict
+    ) -> dict[str, Tensor]:
+        """The three extra losses, weighted. A term that fewer than two clips can say anything about
+        is 0."""
         similarity, difference, reconstruction = [], [], []
         for name in MODALITIES:
             if (rows := kept[name]).sum() < 2:

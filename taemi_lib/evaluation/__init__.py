@@ -1,0 +1,2 @@
+"""From a trained system to numbers: `scoring`, `metrics`, `attention` against planted truth,
+`comparing` systems."""

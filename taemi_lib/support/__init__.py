@@ -1,0 +1,1 @@
+"""Writing files safely, choosing devices, worker processes: what every other part may use."""
