@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from taemi_lib import profiles
+from taemi_lib.errors import CheckpointError, ChoiceError, CourseError, EncoderError
 from taemi_lib.support import files
 
 COMMON = (
@@ -41,10 +42,6 @@ REFUSALS = (
     "RunError",
 )
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-
-
-class CourseError(RuntimeError):
-    """The course cannot go on. The message says where it stopped and what to do."""
 
 
 # ----------------------------------------------------------------------------------------------
@@ -70,7 +67,7 @@ def start_at(paths: list[Path], first: str | None) -> list[Path]:
     for index, path in enumerate(paths):
         if path.stem.startswith(first):
             return paths[index:]
-    raise profiles.ChoiceError(
+    raise ChoiceError(
         f"no notebook begins with {first!r}; there are: {', '.join(p.stem for p in paths)}"
     )
 
@@ -102,16 +99,14 @@ def check_parameters(given: dict[str, object], accepted: dict[Path, dict[str, ob
     }
     for name, value in given.items():
         if name not in valid:
-            raise profiles.ChoiceError(
+            raise ChoiceError(
                 f"no notebook has a parameter {name!r}; the parameters are: {', '.join(valid)}"
             )
         default = valid[name]
         numbers = type(default) is float and type(value) is int
         if default is not None and type(value) is not type(default) and not numbers:
             kind = type(default).__name__
-            raise profiles.ChoiceError(
-                f"parameter {name!r} is a {kind} such as {default!r}, not {value!r}"
-            )
+            raise ChoiceError(f"parameter {name!r} is a {kind} such as {default!r}, not {value!r}")
 
 
 def literal(text: str) -> object:
@@ -273,7 +268,7 @@ def run(
     given = dict(parameters or {})
     for name in COMMON[:4]:
         if name in given:
-            raise profiles.ChoiceError(
+            raise ChoiceError(
                 f"parameter {name!r} has an option of its own: --{name.replace('_', '-')}"
             )
     given |= {"profile": profile, "data_root": data_root, "runs_root": runs_root, "device": device}
@@ -543,7 +538,7 @@ def print_study(options: argparse.Namespace) -> None:
             [experiments.REFERENCE, *options.systems]
         )  # each once, in this order
         if len(systems) == 1:
-            raise profiles.ChoiceError(
+            raise ChoiceError(
                 f"nothing to compare {experiments.REFERENCE} with: name at least one other system"
             )
         wanted = (options.regime or experiments.regimes(profile)[0]).split(",")
@@ -572,7 +567,7 @@ def print_study(options: argparse.Namespace) -> None:
             if options.command == "grid":
                 experiments.write_beside(study, written)
             print(f"\ntables: {shown(written)}")
-    except profiles.ChoiceError:
+    except ChoiceError:
         raise
     except (
         RuntimeError,
@@ -596,8 +591,7 @@ def print_prediction(clip: Path, checkpoint: Path | None, device: str, as_json: 
             raise CourseError(
                 f"no checkpoint at {shown(checkpoint)}: run `taemi run`, or give --checkpoint"
             )
-    from taemi_lib.features import EncoderError
-    from taemi_lib.prediction import CheckpointError, predict
+    from taemi_lib.prediction import predict
 
     try:
         result = predict(clip, checkpoint, device=device)
@@ -631,7 +625,7 @@ def main(arguments: list[str] | None = None) -> int:
             print_notebooks()
         else:
             render(options.first, options.only)
-    except profiles.ChoiceError as error:
+    except ChoiceError as error:
         print(f"taemi: {error}", file=sys.stderr)
         return 2
     except (CourseError, OSError) as error:

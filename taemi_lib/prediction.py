@@ -12,13 +12,15 @@ from pathlib import Path
 
 import torch
 
-from taemi_lib import profiles
+from taemi_lib import models, profiles
+from taemi_lib.batches import collate
+from taemi_lib.data.manifest import Clip
+from taemi_lib.errors import CheckpointError
+from taemi_lib.features import load_encoders
+from taemi_lib.features.extract import extract_clip
 from taemi_lib.profiles import EMOTIONS, MODALITIES
 from taemi_lib.support import device as devices
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot predict a clip. The message says what is missing or different."""
+from taemi_lib.support.differences import differences
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Prediction:
         ]
         if self.all_absent:
             lines.append(
-                "  nothing of the clip could be used: these values come from the missing tokens alone"
+                "  nothing of the clip could be used: these values come from missing tokens alone"
             )
         return "\n".join(lines)
 
@@ -69,17 +71,12 @@ def predict(path: str | Path, checkpoint: str | Path, device: str = "auto") -> P
     checkpoint  a run folder of taemi_lib.train, or its best/ or last/. Its config.json names the
                 encoders, which are loaded anew; where they are not the ones it was trained on, it
                 is refused.
-    Raises FileNotFoundError (clip or checkpoint), CheckpointError, features.EncoderError,
+    Raises FileNotFoundError (clip or checkpoint), CheckpointError, EncoderError,
     ChoiceError (device).
     """
-    from taemi_lib import models
-    from taemi_lib.data.manifest import Clip
-    from taemi_lib.features import load_encoders
-    from taemi_lib.features.extract import extract_clip
-
     path, weights = Path(path), _weights(Path(checkpoint))
     if not path.is_file():
-        raise FileNotFoundError(f"there is no clip {path}")
+        raise FileNotFoundError(f"no such clip: {path}")
     config = _config(weights.parent)
     place = devices.choose(device)
     encoders = load_encoders(profiles.Encoders(**config["encoders"]), str(place))
@@ -87,7 +84,7 @@ def predict(path: str | Path, checkpoint: str | Path, device: str = "auto") -> P
     model = models.load(weights).to(place).eval()
 
     features = extract_clip(Clip(path.stem, "predict", path.resolve()), encoders)
-    batch = models.collate(
+    batch = collate(
         [features],
         audio_average=config["training"]["audio_average"],
         dims={name: config["sizes"][f"{name}_dim"] for name in MODALITIES},
@@ -110,9 +107,7 @@ def _weights(checkpoint: Path) -> Path:
         return checkpoint / "best"
     if (checkpoint / "model.safetensors").exists():
         return checkpoint
-    raise FileNotFoundError(
-        f"there is no checkpoint in {checkpoint}: expected a run folder, or its best/"
-    )
+    raise FileNotFoundError(f"no checkpoint in {checkpoint}: give a run folder, or its best/")
 
 
 def _config(run: Path) -> dict:
@@ -121,20 +116,15 @@ def _config(run: Path) -> dict:
     config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if missing := [name for name in ("encoders", "sizes", "training") if not config.get(name)]:
         raise CheckpointError(
-            f"{path} does not name its {', '.join(missing)}: without them a clip cannot be made into what the model "
-            "was trained on; train with taemi_lib.train(..., encoders=...), as the course does"
+            f"{path} does not name its {', '.join(missing)}, which a new clip needs: "
+            "train with taemi_lib.train(..., encoders=...), as the course does"
         )
     return config
 
 
 def _refuse_other_encoders(config: dict, found: dict[str, str], run: Path) -> None:
     trained = config["data"]["train"]["encoders"] or {}
-    different = [
-        f"{role}: trained on {trained[role]}, here {found.get(role)}"
-        for role in trained
-        if trained[role] != found.get(role)
-    ]
-    if different:
+    if different := differences(trained, {role: found.get(role) for role in trained}):
         raise CheckpointError(
             f"{run} was trained on features of other encoders: {'; '.join(different)}"
         )

@@ -1,113 +1,238 @@
-"""What to run: the constants everybody shares and the named profiles.
+"""What to run: the constants everybody shares, and every setting with its name, type, range and
+default.
 
-This is the start of the flow (profiles -> data -> features -> models -> training -> course). A
-profile says which clips, which backbones, which model sizes and which optimisation; nothing below
-it asks whether a run is "demo" or "real".
+A profile is one complete set of settings: which clips, which encoders, which model sizes, how to
+train. Some have a name (`PROFILES`); a TOML file of the same fields is one, too; and either can be
+changed field by field. Nothing further down asks for a profile's name.
+
+pydantic checks types and ranges: its dataclasses stay plain dataclasses to everybody who uses
+them, and its errors know field and value. TOML is read by Python and written by tomlkit, which
+keeps each field's explanation beside it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from taemi_lib.errors import ChoiceError
+from taemi_lib.support.differences import flat
 
 EMOTIONS = ("Admiration", "Amusement", "Determination", "Empathic Pain", "Excitement", "Joy")
 MODALITIES = ("audio", "vision", "text")
 SPLITS = ("train", "selection", "test", "predict")
 
 PACKAGE = Path(__file__).resolve().parent
-ROOT = (
-    PACKAGE.parent
-)  # the repository, when the package is installed from a clone (pip install -e .)
+# the repository, when the package is installed from a clone (pip install -e .)
+ROOT = PACKAGE.parent
 MICRO = PACKAGE / "micro"
 
+_CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+# Settings of the generator: for clips that exist already they would change nothing, in silence.
+_GENERATED_ONLY = ("clips", "regime", "label_noise")
+_PATHS = ("data.table", *(f"encoders.{role}" for role in ("audio", "vision", "speech", "text")))
 
-class ChoiceError(ValueError):
-    """A name that does not exist. The message lists the valid ones."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CHECKED)
 class Data:
-    """Which clips. `source` is "synthmimic" (generated), "vidmimic2" (official layout) or "csv"
-    (one's own clips)."""
+    """Which clips, with which labels, split how."""
 
-    source: str = "synthmimic"
-    clips: int = 1200  # how many to generate; real sources bring their own number
-    seed: int = 7
-    regime: str = "cue"  # which label columns of the generator; real sources have one set of labels
-    label_noise: float = 0.08
-    train_clips: int | None = None  # train on this many of the training clips only; None: on all
+    source: Literal["synthmimic", "vidmimic2", "csv"] = Field(
+        default="synthmimic",
+        description="synthmimic (generated clips), vidmimic2 (official layout) or csv (own clips)",
+    )
+    table: str | None = Field(
+        default=None, description="own clips: the CSV; files are named relative to its folder"
+    )
+    clips: int = Field(default=1200, ge=1, description="how many clips to generate")
+    seed: int = Field(
+        default=7, ge=0, description="of generated clips, and of splits that are drawn"
+    )
+    regime: Literal["cue", "fixed", "both", "text", "face_cue"] = Field(
+        default="cue", description="which labels of the generated clips"
+    )
+    label_noise: float = Field(
+        default=0.08, ge=0, le=1, description="standard deviation added to generated labels"
+    )
+    train_clips: int | None = Field(
+        default=None, ge=1, description="train on so many of the training clips; none: on all"
+    )
+    missing_files: Literal["refuse", "skip"] = Field(
+        default="refuse",
+        description="clips whose file is missing: refuse the table, or skip and list them",
+    )
+    selection_share: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="of the training clips, where the data has no selection split",
+    )
+    test_share: float = Field(
+        default=0.2, gt=0, lt=1, description="of the labelled clips, where a table has no splits"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Data:
+        if self.table is not None and self.source != "csv":
+            raise ValueError(
+                f'data.table = {self.table!r} needs data.source = "csv" (profile own), '
+                f"not {self.source!r}"
+            )
+        if self.source != "synthmimic":
+            for name in _GENERATED_ONLY:
+                if getattr(self, name) != _default(Data, name):
+                    raise ValueError(
+                        f"data.{name} = {getattr(self, name)!r} is a setting of generated clips, "
+                        f"and data.source is {self.source!r}"
+                    )
+        return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CHECKED)
 class Encoders:
-    """Which backbones, each a local folder or a hub id ("micro:audio" is the folder embedded in
-    this package)."""
+    """Which pretrained encoders, each a local folder or a hub id ("micro:audio" is the folder
+    embedded in this package), and how their outputs are used."""
 
-    audio: str = "micro:audio"
-    vision: str = "micro:vision"
-    speech: str = "micro:speech"
-    text: str = "micro:text"
-    audio_seconds: float = 12.0  # PAPER: the waveform is cut to 12 s
-    max_frames: int = 400  # PAPER: at most 400 frames
-    frame_choice: str = "first"  # or "uniform" over the clip (docs/paper.md row 15)
-    max_tokens: int = 128
-    vision_pooling: str = "cls"  # or "mean" over the patch tokens
-    text_pooling: str = "cls"  # or "mean" over the tokens
-    transcripts: str = "whisper"  # or "manifest": use the transcript column where there is one
+    audio: str = Field(
+        default="micro:audio", min_length=1, description="a wav2vec 2.0 with an emotion head"
+    )
+    vision: str = Field(default="micro:vision", min_length=1, description="a vision transformer")
+    speech: str = Field(
+        default="micro:speech",
+        min_length=1,
+        description="a Whisper: its size, as in large-v3, or a file",
+    )
+    text: str = Field(default="micro:text", min_length=1, description="a text encoder")
+    audio_seconds: float = Field(
+        default=12.0, gt=0, description="of sound that are read (paper: 12)"
+    )
+    max_frames: int = Field(default=400, ge=1, description="of video that are read (paper: 400)")
+    frame_choice: Literal["first", "uniform"] = Field(
+        default="first",
+        description="the first frames, or evenly spread ones (docs/paper.md row 15)",
+    )
+    max_tokens: int = Field(default=128, ge=1, description="of text that are read")
+    vision_pooling: Literal["cls", "mean"] = Field(
+        default="cls", description="how patches become a frame"
+    )
+    text_pooling: Literal["cls", "mean"] = Field(
+        default="cls", description="how tokens become one vector"
+    )
+    transcripts: Literal["auto", "whisper", "table"] = Field(
+        default="auto",
+        description="auto: the table's words, Whisper where it has none; or only one of the two",
+    )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CHECKED)
 class Model:
     """Sizes of the fusion model. Defaults are the paper's (docs/paper.md rows 3 and 11)."""
 
-    width: int = 512
-    heads: int = 8
-    mlp_width: int = 512
-    dropout: float = 0.1
-    input_dropout: float = 0.0  # on the encoders' features; small data needs it
-    modality_dropout: float = 0.1
-    time_features: bool = True
+    width: int = Field(default=512, ge=1, description="of the common space of all modalities")
+    heads: int = Field(default=8, ge=1, description="attention heads; must divide the width")
+    mlp_width: int = Field(default=512, ge=1, description="hidden units of the last layers")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="on hidden units")
+    input_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="on the encoders' features; small data needs it"
+    )
+    modality_dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="how often a modality is left out in training"
+    )
+    time_features: bool = Field(default=True, description="tell attention when each step happens")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Model:
+        if self.width % self.heads:
+            raise ValueError(
+                f"model.width = {self.width} is not a multiple of model.heads = {self.heads}"
+            )
+        return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CHECKED)
 class Training:
     """How to optimise. Defaults are the paper's preset."""
 
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.01
-    batch_size: int = 32
-    accumulation: int = 1
-    epochs: int = 50
-    patience: int = 5
-    warmup_epochs: float = 1.0
-    clip_value: float | None = (
-        100.0  # the paper's "100.0", by value: in effect off (docs/paper.md row 12)
+    learning_rate: float = Field(default=1e-4, gt=0, description="the highest, after warm-up")
+    weight_decay: float = Field(default=0.01, ge=0, description="of AdamW")
+    batch_size: int = Field(default=32, ge=1, description="clips a step")
+    accumulation: int = Field(default=1, ge=1, description="steps an update")
+    epochs: int = Field(default=50, ge=1, description="at most")
+    patience: int = Field(
+        default=5, ge=1, description="epochs without a better one before stopping"
     )
-    clip_norm: float | None = None
-    mixed_precision: str = "fp16"  # used on CUDA only; CPU runs float32
-    audio_average: int = 1  # average this many audio frames into one step (5: 50 -> 10 frames/s)
+    warmup_epochs: float = Field(default=1.0, ge=0, description="of linearly growing learning rate")
+    clip_value: float | None = Field(
+        default=100.0,
+        gt=0,
+        description="of gradients, by value; the paper's 100 is off (docs/paper.md row 12)",
+    )
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="of gradients, by norm; none: off"
+    )
+    mixed_precision: Literal["no", "fp16", "bf16"] = Field(
+        default="fp16", description="on CUDA only; the CPU computes in float32"
+    )
+    audio_average: int = Field(
+        default=1,
+        ge=1,
+        description="audio frames averaged into one step (5: 50 become 10 a second)",
+    )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CHECKED)
 class Profile:
     """One complete answer to "what shall be run"."""
 
-    name: str
-    data: Data = field(default_factory=Data)
-    encoders: Encoders = field(default_factory=Encoders)
-    model: Model = field(default_factory=Model)
-    training: Training = field(default_factory=Training)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    name: str = Field(default="demo", description="says nothing to the code: settings alone decide")
+    data: Data = dataclasses.field(default_factory=Data)
+    encoders: Encoders = dataclasses.field(default_factory=Encoders)
+    model: Model = dataclasses.field(default_factory=Model)
+    training: Training = dataclasses.field(default_factory=Training)
+    seeds: tuple[int, ...] = Field(
+        default=(0, 1, 2), min_length=1, description="of training: one run of each system for each"
+    )
 
     def as_dict(self) -> dict:
-        """Plain nested dict, as written into run folders."""
+        """Plain nested dict."""
         return dataclasses.asdict(self)
+
+    def changed(self, settings: Mapping[str, object], origin: str = "settings") -> Profile:
+        """This profile with other values: {"training.batch_size": 8}.
+
+        origin: where the settings came from, for the errors. Raises ChoiceError naming field,
+        value, what is allowed and the origin.
+        """
+        _refuse_unknown(settings, origin)
+        tree = self.as_dict()
+        for name, value in settings.items():
+            *section, field = name.split(".")
+            (tree[section[0]] if section else tree)[field] = _plain(value)
+        return _build(tree, dict.fromkeys(settings, origin))
+
+
+_SECTIONS: dict[str, type] = {
+    "data": Data,
+    "encoders": Encoders,
+    "model": Model,
+    "training": Training,
+}
+
+
+def _default(section: Any, name: str) -> object:
+    return section.__pydantic_fields__[name].default
 
 
 # The micro vision encoder was trained with its token mean, the micro text encoder with its CLS
 # vector.
-_MICRO = Encoders(vision_pooling="mean", text_pooling="cls")
+_MICRO = Encoders(vision_pooling="mean", text_pooling="cls", transcripts="whisper")
 
 # Small data wants a small, strongly regularised model and a higher learning rate than the paper's
 # 1e-4. Values were chosen on the selection split; notebook 04 shows the choice.
@@ -120,6 +245,13 @@ _SMALL_TRAINING = Training(
     clip_norm=1.0,
     audio_average=5,
 )
+# The paper's backbones. Its text encoder [39] is mGTE (docs/paper.md).
+_PAPER_ENCODERS = Encoders(
+    audio="audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim",
+    vision="google/vit-base-patch16-224",
+    speech="large-v3",
+    text="alibaba-nlp-community/gte-multilingual-base",
+)
 
 PROFILES = {
     "demo": Profile("demo", Data(clips=1200), _MICRO, _SMALL_MODEL, _SMALL_TRAINING),
@@ -131,24 +263,208 @@ PROFILES = {
         dataclasses.replace(_SMALL_TRAINING, epochs=2),
         seeds=(0,),
     ),
-    "paper": Profile(
-        "paper",
-        Data(source="vidmimic2"),
-        Encoders(
-            audio="audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim",
-            vision="google/vit-base-patch16-224",
-            speech="large-v3",
-            text="thenlper/gte-base",
-        ),
-    ),
+    "paper": Profile("paper", Data(source="vidmimic2"), _PAPER_ENCODERS),
+    "own": Profile("own", Data(source="csv"), _PAPER_ENCODERS, _SMALL_MODEL, _SMALL_TRAINING),
+}
+DESCRIPTIONS = {
+    "demo": "1,200 generated clips and the embedded encoders: the course, about 8 minutes",
+    "smoke": "48 generated clips and two epochs: does everything run? its scores mean nothing",
+    "paper": "the official layout (--data-root), the paper's encoders and preset; wants a GPU",
+    "own": "own clips by a table (--set data.table=clips.csv), the paper's encoders, a small model",
 }
 
 
-def profile(name: str) -> Profile:
-    """The named profile. Raises ChoiceError with the valid names."""
-    if name not in PROFILES:
-        raise ChoiceError(f"there is no profile {name!r}; the profiles are: {', '.join(PROFILES)}")
-    return PROFILES[name]
+# --------------------------------------------------------------------------------------------------
+# reading and writing
+
+
+def load(
+    profile: str | Path | Profile = "demo",
+    settings: Mapping[str, object] | None = None,
+    origin: str = "settings",
+) -> Profile:
+    """A profile by name or TOML file, with changes: load("demo", {"training.batch_size": 8}).
+
+    A file holds every field, or a line `profile = "demo"` and the fields that are other than
+    there. Raises ChoiceError naming field, value, what is allowed, and the file or `origin`.
+    """
+    if isinstance(profile, Profile):
+        found = profile
+    elif str(profile).endswith(".toml"):
+        found = _read(Path(profile).expanduser())
+    elif profile in PROFILES:
+        found = PROFILES[str(profile)]
+    else:
+        raise ChoiceError(
+            f"unknown profile {str(profile)!r}; the profiles are: {', '.join(PROFILES)}; "
+            "or give the path of a .toml file (`taemi profiles demo` prints one)"
+        )
+    if settings is not None and not isinstance(settings, Mapping):
+        raise ChoiceError(
+            f"{origin} is {settings!r}; it must be a dictionary of dotted names, "
+            'such as {"training.batch_size": 8}'
+        )
+    return found.changed(settings, origin) if settings else found
+
+
+def _read(path: Path) -> Profile:
+    """The profile in a TOML file; its relative paths may be meant from the file's own folder."""
+    path = path if path.exists() else resolve(path)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ChoiceError(f"profile {path}: the file cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ChoiceError(f"profile {path}: not valid TOML: {error}") from error
+    base = tree.pop("profile", None)
+    if base is not None and base not in PROFILES:
+        raise ChoiceError(
+            f"profile {path}: profile = {base!r}; it must be one of: {', '.join(PROFILES)}"
+        )
+    given = {name: _located(name, value, path.parent) for name, value in flat(tree).items()}
+    if base is not None:
+        return dataclasses.replace(PROFILES[base], name=path.stem).changed(given, str(path))
+    _refuse_unknown(given, str(path))
+    if missing := [name for name in names() if name not in given]:
+        raise ChoiceError(
+            f"profile {path}: {', '.join(missing)} missing; add them "
+            '(`taemi profiles demo` prints all), or begin the file with profile = "demo"'
+        )
+    return PROFILES["demo"].changed(given, str(path))
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, object]:
+    """["training.batch_size=8", "encoders.text=/models/minilm"] as a dictionary.
+
+    A value is read as TOML; what is none is text. A path that exists from the current folder is
+    made absolute. Raises ChoiceError with the right form for a pair that has none.
+    """
+    found: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not (name.strip() and equals):
+            raise ChoiceError(
+                f"--set {pair!r}: write NAME=VALUE, as in --set training.batch_size=8"
+            )
+        name = name.strip()
+        found[name] = _located(name, _value(text.strip()), Path.cwd())
+    return found
+
+
+def _located(name: str, value: object, folder: Path) -> object:
+    """A path that exists, seen from this folder, made absolute; anything else as it is."""
+    if not (isinstance(value, str) and value and name in _PATHS):
+        return value
+    here = folder / Path(value).expanduser()
+    return str(here.absolute()) if here.exists() else value
+
+
+def _value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def to_toml(profile: Profile, sections: Iterable[str] = ()) -> str:
+    """The whole profile as a TOML file that `load` reads, each field with its explanation; or only
+    some sections of it."""
+    import tomlkit  # only written where somebody asks for a profile
+
+    def added(table: Any, name: str, value: object, description: str | None) -> None:
+        item = tomlkit.item(_NONE if value is None else value)
+        if description:
+            item.comment(description)
+        table.add(name, item)
+
+    document = tomlkit.document()
+    for name, field in Profile.__pydantic_fields__.items():  # type: ignore[attr-defined]
+        if name not in _SECTIONS and not sections:
+            value = getattr(profile, name)
+            added(document, name, list(value) if name == "seeds" else value, field.description)
+    for section in sections or _SECTIONS:
+        kind: Any = _SECTIONS[section]
+        table = tomlkit.table()
+        for name, field in kind.__pydantic_fields__.items():  # type: ignore[attr-defined]
+            added(table, name, getattr(getattr(profile, section), name), field.description)
+        document.add(section, table)
+    return tomlkit.dumps(document)
+
+
+def names() -> list[str]:
+    """The dotted names of all settings."""
+    return [*flat(PROFILES["demo"].as_dict())]
+
+
+# --------------------------------------------------------------------------------------------------
+# checking
+
+_NONE = "none"  # TOML has no null
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, str) and value.lower() == _NONE:
+        return None
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _refuse_unknown(settings: Mapping[str, object], origin: str) -> None:
+    valid = names()
+    for name in settings:
+        if name in valid:
+            continue
+        section, _, field = str(name).rpartition(".")
+        near = [known for known in valid if known.split(".")[-1] == field]
+        near = near or difflib.get_close_matches(str(name), valid, 3, 0.8)
+        near = near or [known for known in valid if section and known.startswith(f"{section}.")]
+        raise ChoiceError(
+            f"{origin}: unknown setting {str(name)!r}; "
+            f"{'nearest' if near else 'the settings are'}: {', '.join(near or valid)} "
+            "(`taemi profiles demo` prints all)"
+        )
+
+
+def _build(tree: dict, origins: Mapping[str, str]) -> Profile:
+    """The profile of a nested dict. Raises ChoiceError with a line for each wrong field."""
+    problems, built = [], {}
+    for section, kind in _SECTIONS.items():
+        try:
+            built[section] = kind(**_text_where_wanted(kind, tree[section]))
+        except ValidationError as error:
+            problems += _lines(error, section, origins)
+    top = {name: value for name, value in tree.items() if name not in _SECTIONS}
+    try:
+        found = Profile(**top, **built)
+    except ValidationError as error:
+        problems += _lines(error, "", origins)
+    if problems:
+        raise ChoiceError("\n  ".join(problems))
+    return found
+
+
+def _text_where_wanted(kind: Any, values: dict) -> dict:
+    """A folder called 2024 is text, though TOML reads a number."""
+    fields = kind.__pydantic_fields__
+    return {
+        name: str(value)
+        if fields[name].annotation in (str, str | None) and type(value) in (int, float)
+        else value
+        for name, value in values.items()
+    }
+
+
+def _lines(error: ValidationError, section: str, origins: Mapping[str, str]) -> list[str]:
+    lines = []
+    for fault in error.errors(include_url=False):
+        name = ".".join([*filter(None, [section]), *map(str, fault["loc"][:1])])
+        message = fault["msg"].removeprefix("Value error, ")
+        if not fault["loc"]:  # fields that contradict each other: the message names them
+            lines.append(f"{', '.join(sorted(set(origins.values())))}: {message}")
+            continue
+        origin = origins.get(name, "settings")
+        message = message[0].lower() + message[1:]
+        lines.append(f"{origin}: {name} = {fault['input']!r}: {message}")
+    return lines
 
 
 def resolve(path: str | Path) -> Path:

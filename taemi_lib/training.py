@@ -35,17 +35,13 @@ from tqdm.auto import tqdm
 
 from taemi_lib import models, profiles
 from taemi_lib.batches import Batch, ClipDataset, LengthGroupedBatches
+from taemi_lib.errors import RunError
 from taemi_lib.evaluation import metrics
 from taemi_lib.evaluation.scoring import Predictions, predict_dataset, score
 from taemi_lib.models.base import System, parameter_count
 from taemi_lib.profiles import MODALITIES
 from taemi_lib.support import device as devices
 from taemi_lib.support import files
-
-
-class RunError(ValueError):
-    """A run folder that holds something else than what is asked for. The message names the
-    differences."""
 
 
 @dataclass

@@ -213,7 +213,11 @@ def test_its_docstring_says_what_it_is_where_it_comes_from_and_what_is_reduced(n
         cls.__doc__ for cls in system.__mro__[: system.__mro__.index(System)]
     )  # a family says it once
     assert system.__doc__ != System.__doc__ and len(system.__doc__.splitlines()[0]) > 30
-    assert [word for word in ("Source", "Faithful", "Reduced") if f"{word}: " not in " ".join(said.split())] == []
+    assert [
+        word
+        for word in ("Source", "Faithful", "Reduced")
+        if f"{word}: " not in " ".join(said.split())
+    ] == []
 
 
 # who leaves modalities out in training; the others have one modality only, or their sources know no

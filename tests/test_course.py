@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 from taemi_lib import course, profiles
+from taemi_lib.errors import ChoiceError, CourseError
 
 PARAMETERS = 'profile = "demo"\ndata_root = "data"\nruns_root = "runs"\ndevice = "auto"\nseed = 0'
 SCORES = {"mean_rho": {"taemi": 0.5}, "attention_over_decoy": {"audio": 2.0}, "clips": 12}
@@ -128,7 +129,7 @@ def test_a_failure_stops_the_course_and_shows_cell_and_traceback(small_course, c
 @pytest.mark.slow
 def test_an_evaluation_that_leaves_no_scores_is_a_failure(small_course):
     write_notebook(small_course.folder / "05_evaluation.ipynb", "pass")
-    with pytest.raises(course.CourseError, match=r"did not write .*evaluation\.json"):
+    with pytest.raises(CourseError, match=r"did not write .*evaluation\.json"):
         small_course(first="05")
 
 
@@ -142,7 +143,7 @@ def test_unknown_names_are_refused_before_anything_runs(small_course):
         ({"device": "tpu"}, ["'tpu'", "cuda"]),
         ({"profile": "dmo"}, ["'dmo'", "demo", "smoke", "paper"]),
     ]:
-        with pytest.raises(profiles.ChoiceError) as caught:
+        with pytest.raises(ChoiceError) as caught:
             small_course(**options)
         assert all(part in str(caught.value) for part in parts), caught.value
     assert not small_course.results.parent.exists()
@@ -150,9 +151,7 @@ def test_unknown_names_are_refused_before_anything_runs(small_course):
 
 def test_a_notebook_without_the_common_parameters_is_refused(small_course):
     write_notebook(small_course.folder / "03_first.ipynb", parameters='profile = "demo"')
-    with pytest.raises(
-        course.CourseError, match=r"03_first\.ipynb.*data_root, runs_root, device, seed"
-    ):
+    with pytest.raises(CourseError, match=r"03_first\.ipynb.*data_root, runs_root, device, seed"):
         small_course()
 
 
@@ -202,6 +201,6 @@ def test_rendering_stores_outputs_in_place_but_never_those_of_a_failure(
     assert "notebooks 0" in outputs(small_course.folder / "03_first.ipynb")
     write_notebook(small_course.folder / "03_first.ipynb", "1 / 0")
     before = (small_course.folder / "03_first.ipynb").read_bytes()
-    with pytest.raises(course.CourseError, match="ZeroDivisionError"):
+    with pytest.raises(CourseError, match="ZeroDivisionError"):
         course.render("03", only=True, notebooks=small_course.folder)
     assert (small_course.folder / "03_first.ipynb").read_bytes() == before

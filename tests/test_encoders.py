@@ -19,7 +19,8 @@ from inputs import (
 
 from taemi_lib import profiles
 from taemi_lib.data.media import Frames, Unreadable, read_audio
-from taemi_lib.features import EncoderError, identity, load_encoders
+from taemi_lib.errors import EncoderError
+from taemi_lib.features import identity, load_encoders
 from taemi_lib.features.audio import AudioEncoder
 from taemi_lib.features.speech import SpeechToText, load_micro
 from taemi_lib.features.text import TextEncoder

@@ -11,25 +11,21 @@ import pandas as pd
 import pytest
 import toy
 
-from taemi_lib import course, experiments, models, profiles, steps
-from taemi_lib.data import synthmimic
+from taemi_lib import cli, experiments, models, profiles
+from taemi_lib.errors import ChoiceError, RunError
 from taemi_lib.evaluation import attention as attention_scores
-from taemi_lib.evaluation import metrics
+from taemi_lib.evaluation import comparing, metrics
 from taemi_lib.evaluation.scoring import predict_dataset
 from taemi_lib.experiments import Study
 from taemi_lib.experiments import study as study_module
 from taemi_lib.experiments import whole as whole_module
 from taemi_lib.experiments.masks import draw_masks, masked
-from taemi_lib.profiles import EMOTIONS, MODALITIES, ChoiceError, Data
+from taemi_lib.profiles import EMOTIONS, MODALITIES
+from taemi_lib.workspace import Workspace
 
-SMOKE = profiles.profile("smoke")
 # few clips, of a seed with which every emotion varies in every split of both regimes
-TINY = replace(
-    SMOKE,
-    name="tiny",
-    data=Data(clips=28, seed=8),
-    training=replace(SMOKE.training, batch_size=8, epochs=2),
-    model=replace(SMOKE.model, width=16),
+TINY = profiles.PROFILES["smoke"].changed(
+    {"data.clips": 28, "data.seed": 8, "training.batch_size": 8, "model.width": 16}
 )
 RUNS = [
     "regime",
@@ -68,16 +64,20 @@ def small_search():
         yield
 
 
+def workspace(folder, profile=TINY, **options):
+    options = {"device": "cpu", "progress": False} | options
+    return Workspace(profile, folder / "data", folder / "runs", **options)
+
+
 def study(
-    folder, systems=("taemi", "constant_query", "text_only"), regimes=("cue", "face_cue"), **options
+    folder,
+    systems=("taemi", "constant_query", "text_only"),
+    regimes=("cue", "face_cue"),
+    processes=None,
+    **options,
 ):
-    places = {
-        "data_root": folder / "data",
-        "runs_root": folder / "runs",
-        "device": "cpu",
-        "progress": False,
-    }
-    return Study(TINY, {regime: systems for regime in regimes}, seeds=(0, 1), **places, **options)
+    grid = {regime: systems for regime in regimes}
+    return Study(workspace(folder, processes=processes), grid, seeds=(0, 1), **options)
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +124,11 @@ def test_the_tables_have_the_promised_columns_and_every_number_comes_from_a_run(
     for row in runs.itertuples():
         job = found.jobs()[row.regime, row.system, row.seed]
         if row.split == "selection_official_style":
-            expected = json.loads((job.folder(whole / "runs") / "metrics.json").read_text())[
-                "selection"
-            ]["mean_rho"]
+            expected = json.loads((job.folder / "metrics.json").read_text())["selection"][
+                "mean_rho"
+            ]
         else:
-            table = pd.read_parquet(job.folder(whole / "runs") / f"{row.split}.parquet")
+            table = pd.read_parquet(job.folder / f"{row.split}.parquet")
             values = table[["prediction", "target"]].to_numpy().reshape(-1, 6, 2)
             expected = metrics.mean_pearson(values[..., 0], values[..., 1])
             scored = metrics.ccc(values[..., 0], values[..., 1])
@@ -142,14 +142,12 @@ def test_the_tables_have_the_promised_columns_and_every_number_comes_from_a_run(
 def test_stored_predictions_are_those_of_the_best_checkpoint(whole):
     found = study(whole)
     job = found.jobs()["face_cue", "taemi", 1]
-    parts = steps.datasets(job.profile, whole / "data", whole / "runs", "cpu", progress=False)
-    model = models.load(job.folder(whole / "runs") / "best")
+    parts = job.workspace.datasets()
+    model = models.load(job.folder / "best")
     (_, stored), target = found.predictions("face_cue", "taemi")
     np.testing.assert_allclose(stored, predict_dataset(model, parts["test"]).prediction, atol=1e-6)
     np.testing.assert_array_equal(target, parts["test"].targets)
-    masks = pd.read_csv(
-        whole / "runs" / "tiny" / "missing_masks.csv", dtype={"clip_id": str}
-    ).set_index("clip_id")
+    masks = draw_masks(parts["test"])
     (_, hidden), _ = found.predictions("face_cue", "taemi", experiments.MASKED_TEST)
     np.testing.assert_allclose(
         hidden, predict_dataset(model, masked(parts["test"], masks)).prediction, atol=1e-6
@@ -162,12 +160,11 @@ def test_the_rate_is_chosen_on_the_selection_split_in_the_first_regime_and_used_
     found = study(whole)
     for system in ("taemi", "text_only"):
         tried = found.search[found.search["system"] == system].set_index("learning_rate")
-        for rate, folder in ((0.002, system), (0.006, f"{system}-lr0.006")):
-            path = whole / "runs" / "tiny" / "systems" / "cue" / folder / "seed0" / "metrics.json"
-            assert (
-                tried["selection_rho"][rate]
-                == json.loads(path.read_text())["selection"]["mean_rho"]
-            )
+        for rate in (0.002, 0.006):
+            here = workspace(whole, TINY.changed({"training.learning_rate": rate}))
+            path = here.run_folder(system, 0) / "metrics.json"
+            scored = json.loads(path.read_text())["selection"]["mean_rho"]
+            assert tried["selection_rho"][rate] == scored
         (best,) = tried.index[tried["chosen"]]
         assert tried["selection_rho"][best] == tried["selection_rho"].max()
         used = {
@@ -182,8 +179,8 @@ def test_the_rate_is_chosen_on_the_selection_split_in_the_first_regime_and_used_
 def test_what_was_lost_is_made_again_with_the_same_numbers_and_nothing_else(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "copy")
     found = study(tmp_path / "copy")
-    gone = found.jobs()["cue", "taemi", 1].folder(tmp_path / "copy" / "runs")
-    unscored = found.jobs()["face_cue", "text_only", 0].folder(tmp_path / "copy" / "runs")
+    gone = found.jobs()["cue", "taemi", 1].folder
+    unscored = found.jobs()["face_cue", "text_only", 0].folder
     before = stamps(tmp_path / "copy")
     shutil.rmtree(gone)
     (unscored / "test.parquet").unlink()
@@ -202,47 +199,46 @@ def test_what_was_lost_is_made_again_with_the_same_numbers_and_nothing_else(whol
 def test_a_part_of_the_grid_leaves_the_rest_to_others(whole, tmp_path):
     for name in ("data", "runs"):
         shutil.copytree(whole / name, tmp_path / name)
-    shutil.rmtree(tmp_path / "runs" / "tiny" / "systems" / "face_cue")
+    for folder in tmp_path.glob("runs/*/systems/face_cue"):
+        shutil.rmtree(folder)
     first = study(tmp_path, systems=("text_only",), part=(1, 2))
     assert first.run() is False
-    made = [
-        key
-        for key, job in first.jobs().items()
-        if (job.folder(tmp_path / "runs") / "metrics.json").exists()
-    ]
+    made = [key for key, job in first.jobs().items() if (job.folder / "metrics.json").exists()]
     assert made == [("cue", "text_only", 0), ("cue", "text_only", 1), ("face_cue", "text_only", 0)]
-    with pytest.raises(FileNotFoundError, match="text_only.* with seed 1 is not there yet"):
+    with pytest.raises(FileNotFoundError, match="text_only with seed 1 .*is missing"):
         first.scores  # noqa: B018
     assert study(tmp_path, systems=("text_only",), part=(2, 2)).run() is True
 
 
-def other(found, **changes):
-    """The same study with other settings: {"training": {"epochs": 3}} and the like."""
-    changed = {
-        part: replace(getattr(found.profile, part), **values) for part, values in changes.items()
-    }
-    return replace(found, profile=replace(found.profile, **changed))
+@pytest.mark.slow
+def test_other_settings_have_runs_of_their_own(whole):
+    here = study(whole)
+    folders = {job.folder for job in here.jobs().values()}
+    for settings in (
+        {"model.width": 32},
+        {"training.epochs": 3},
+        {"training.learning_rate": 0.01},
+        {"data.label_noise": 0.5},
+        {"encoders.text_pooling": "mean"},
+    ):
+        other = replace(here, workspace=here.workspace.changed(settings), rates=here.chosen)
+        assert not folders & {job.folder for job in other.jobs().values()}, settings
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "changes, said",
-    [
-        ({"model": {"width": 32}}, "sizes.width is 16 there, 32 now"),
-        ({"training": {"epochs": 3}}, "training.epochs is 2 there, 3 now"),
-        (
-            {"training": {"learning_rate": 0.006}},
-            "training.learning_rate is 0.002 there, 0.006 now",
-        ),
-        ({"data": {"label_noise": 0.5}}, "label_noise is 0.08, asked for 0.5"),
-        ({"encoders": {"text_pooling": "mean"}}, "text"),
-    ],
-)
-def test_runs_of_other_settings_are_refused_before_anything_is_trained(whole, changes, said):
-    before = stamps(whole)
-    with pytest.raises(ValueError, match=re.escape(said)):
-        other(study(whole), **changes).run()
-    assert stamps(whole) == before
+def test_runs_of_other_settings_in_the_same_folder_are_refused_before_anything_is_trained(
+    whole, tmp_path
+):
+    shutil.copytree(whole, tmp_path / "copy")
+    here = study(tmp_path / "copy")
+    path = here.jobs()["cue", "taemi", 0].folder / "config.json"
+    config = json.loads(path.read_text())
+    config["sizes"]["width"] = 32
+    path.write_text(json.dumps(config))
+    before = stamps(tmp_path / "copy")
+    with pytest.raises(RunError, match=re.escape("sizes.width is 32 there, 16 now")):
+        here.run()
+    assert stamps(tmp_path / "copy") == before
 
 
 @pytest.mark.slow
@@ -250,7 +246,7 @@ def test_runs_on_other_labels_are_refused(whole, tmp_path):
     """Same places and settings, but somebody wrote new labels into the generated folder."""
     for name in ("data", "runs"):
         shutil.copytree(whole / name, tmp_path / name)
-    path = tmp_path / "data" / "tiny" / "truth.parquet"
+    path = workspace(tmp_path).clips_folder / "truth.parquet"
     truth = pd.read_parquet(path)
     columns = [column for column in truth if column.startswith("label/face_cue/")]
     truth.assign(**{column: truth[column].iloc[::-1].to_numpy() for column in columns}).to_parquet(
@@ -261,23 +257,21 @@ def test_runs_on_other_labels_are_refused(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_masks_that_are_not_those_of_the_clips_are_refused(whole, tmp_path):
-    for name in ("data", "runs"):
-        shutil.copytree(whole / name, tmp_path / name)
-    path = tmp_path / "runs" / "tiny" / "missing_masks.csv"
-    masks = pd.read_csv(path, dtype={"clip_id": str})
-    masks.assign(text=0).to_csv(path, index=False)
-    with pytest.raises(
-        ValueError, match="missing_masks.csv does not hold the masks of these clips"
-    ):
-        study(tmp_path).run()
+def test_predictions_for_other_features_of_the_test_clips_are_refused(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "copy")
+    found = study(tmp_path / "copy")
+    clips = workspace(tmp_path / "copy").datasets()["test"].clip_ids
+    raw = workspace(tmp_path / "copy").clips_folder / "raw"
+    shutil.copyfile(raw / f"{clips[0]}.mp4", raw / f"{clips[1]}.mp4")
+    with pytest.raises(RunError, match="predictions for other test clips .*features is"):
+        found.run()
 
 
 @pytest.mark.slow
 def test_predictions_about_other_clips_than_the_other_runs_are_refused(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "copy")
     found = study(tmp_path / "copy")
-    path = found.jobs()["cue", "text_only", 1].folder(tmp_path / "copy" / "runs") / "test.parquet"
+    path = found.jobs()["cue", "text_only", 1].folder / "test.parquet"
     table = pd.read_parquet(path)
     pd.concat([table.iloc[6:], table.iloc[:6]], ignore_index=True).to_parquet(
         path, index=False
@@ -309,8 +303,8 @@ def test_tables_are_never_written_over_those_of_a_larger_study_or_of_other_clips
 
 
 @pytest.mark.slow
-def test_the_command_line_prints_a_verdict_for_each_system(whole, monkeypatch, capsys):
-    monkeypatch.setitem(profiles.PROFILES, "tiny", TINY)
+def test_the_command_line_prints_a_verdict_for_each_system(whole, capsys):
+    (whole / "tiny.toml").write_text(profiles.to_toml(TINY))
     places = [
         "--data-root",
         str(whole / "data"),
@@ -325,20 +319,20 @@ def test_the_command_line_prints_a_verdict_for_each_system(whole, monkeypatch, c
         "constant_query",
         "text_only",
         "--profile",
-        "tiny",
+        str(whole / "tiny.toml"),
         "--seeds",
         "2",
         "--regime",
         "cue,face_cue",
     ]
-    assert course.main([*arguments, *places, "--results", str(whole / "printed")]) == 0
+    assert cli.main([*arguments, *places, "--results", str(whole / "printed")]) == 0
     printed = capsys.readouterr().out
     assert (
         "regime cue:" in printed
         and "regime face_cue:" in printed
         and "primary hypothesis" in printed
     )
-    verdicts = ("better", "worse", "no detectable difference")
+    verdicts = comparing.VERDICTS
     for system in ("constant_query", "text_only"):
         rows = [line for line in printed.splitlines() if line.strip().startswith(system)]
         assert len(rows) == 2 and all(any(word in row for word in verdicts) for row in rows)
@@ -359,7 +353,7 @@ def test_the_command_line_prints_a_verdict_for_each_system(whole, monkeypatch, c
     ],
 )
 def test_wrong_names_are_one_line_with_the_valid_ones(arguments, parts, capsys):
-    assert course.main(arguments) == 2
+    assert cli.main(arguments) == 2
     message = capsys.readouterr().err
     assert (
         message.startswith("taemi: ")
@@ -373,14 +367,14 @@ def test_wrong_names_are_one_line_with_the_valid_ones(arguments, parts, capsys):
     [("--seeds", "0"), ("--seeds", "1"), ("--processes", "many"), ("--part", "3/2")],
 )
 def test_wrong_numbers_are_one_line_too(option, value, capsys):
-    with pytest.raises(SystemExit) as caught:
-        course.main(["grid", option, value])
+    assert cli.main(["grid", option, value]) == 2
     message = capsys.readouterr().err
-    assert caught.value.code == 2 and message.count("\n") == 1 and repr(value) in message
+    assert message.count("\n") == 1 and value in message and option in message
 
 
-def test_each_table_in_each_regime_is_one_family_and_the_primary_hypothesis_its_own(monkeypatch):
-    families = experiments.whole_grid(TINY).families()
+def test_each_table_in_each_regime_is_one_family_and_the_primary_hypothesis_its_own(tmp_path):
+    here = workspace(tmp_path)
+    families = experiments.whole_grid(here).families()
     tables = [*experiments.TABLES, "table3_masked"]
     assert [table for regime, table in families if regime == "cue"] == [*tables, "primary"]
     assert families["cue", "primary"] == [("taemi", "constant_query", "test")]
@@ -394,10 +388,11 @@ def test_each_table_in_each_regime_is_one_family_and_the_primary_hypothesis_its_
     assert ("concat", "taemi", "test_masked") in families["cue", "table3_masked"]
     for key, family in families.items():
         assert all(system != reference for system, reference, _ in family), key
-    monkeypatch.setattr(study_module, "check_systems", lambda names: None)  # "mine" is not built
-    odd = Study(TINY, {"cue": ("taemi", "mine")}).families()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "find", lambda name: None)  # "mine" is not built
+        odd = Study(here, {"cue": ("taemi", "mine")}).families()
     assert odd == {("cue", "others"): [("mine", "taemi", "test")]}
-    assert Study(TINY, {"cue": ("concat", "tfn")}).families() == {}  # nothing to hold them against
+    assert Study(here, {"cue": ("concat", "tfn")}).families() == {}  # nothing to hold them against
 
 
 @pytest.mark.slow
@@ -409,11 +404,9 @@ def test_attention_is_held_against_planted_truth_where_there_is_a_decoy(whole):
         "face_cue",
     }  # text_only looks at nothing
     job = found.jobs()["face_cue", "taemi", 0]
-    parts = steps.datasets(job.profile, whole / "data", whole / "runs", "cpu", progress=False)
-    predictions = predict_dataset(
-        models.load(job.folder(whole / "runs") / "best"), parts["test"], attention=True
-    )
-    truth = synthmimic.truth(steps.data_folder(job.profile, whole / "data"))
+    parts = job.workspace.datasets()
+    predictions = predict_dataset(models.load(job.folder / "best"), parts["test"], attention=True)
+    truth = job.workspace.truth()
     expected = attention_scores.attention_ratios(predictions, truth, "face_cue")
     row = table[(table["regime"] == "face_cue") & (table["seed"] == 0)].iloc[0]
     assert row[["audio", "vision"]].to_dict() == pytest.approx(expected, rel=1e-4)
@@ -435,11 +428,11 @@ def test_beside_the_grid_stand_fewer_clips_and_a_planted_null(whole, tmp_path):
     assert grid.train_clips == 13  # all of this collection
     for count, few in whole_module.fewer_clips(grid).items():
         job = few.jobs()["cue", "taemi", 0]
-        config = json.loads((job.folder(tmp_path / "runs") / "config.json").read_text())
+        config = json.loads((job.folder / "config.json").read_text())
         assert config["data"]["train"]["count"] == count
         assert (
             config["training"]["learning_rate"]
-            == grid.jobs()["cue", "taemi", 0].profile.training.learning_rate
+            == grid.jobs()["cue", "taemi", 0].workspace.profile.training.learning_rate
         )
     null = pd.read_csv(folder / "planted_null.csv")
     assert (
@@ -451,21 +444,21 @@ def test_beside_the_grid_stand_fewer_clips_and_a_planted_null(whole, tmp_path):
     assert others and set(rates["system"]) == others
     assert list(rates) == COMPARISONS and set(rates["regime"]) == {"face_cue"}
     used = {
-        job.profile.training.learning_rate
+        job.workspace.profile.training.learning_rate
         for job in whole_module.reference_rate(grid).jobs().values()
     }
-    assert used == {grid.jobs()["cue", "taemi", 0].profile.training.learning_rate}
+    assert used == {grid.jobs()["cue", "taemi", 0].workspace.profile.training.learning_rate}
     before = stamps(tmp_path / "runs")
     assert experiments.run_beside(study(tmp_path))
     assert stamps(tmp_path / "runs") == before
 
 
-def test_a_study_refuses_names_that_do_not_exist():
+def test_a_study_refuses_names_that_do_not_exist(tmp_path):
     with pytest.raises(ChoiceError, match="'tame'"):
-        Study(TINY, {"cue": ("taemi", "tame")})
+        Study(workspace(tmp_path), {"cue": ("taemi", "tame")})
     with pytest.raises(ChoiceError, match="'sideways'"):
-        Study(TINY, {"sideways": ("taemi",)})
-    assert experiments.regimes(profiles.profile("paper")) == ("vidmimic2",)
+        Study(workspace(tmp_path), {"sideways": ("taemi",)})
+    assert workspace(tmp_path, "paper").label_sets == ("vidmimic2",)
 
 
 def test_masks_take_each_modality_from_thirty_percent_but_never_the_last():

@@ -13,9 +13,10 @@ import pytest
 from inputs import encoder_settings, tone, write_clip, write_wav
 
 from taemi_lib.data import Clip, Manifest
-from taemi_lib.features import Store, StoreError, load_encoders
+from taemi_lib.errors import ExtractionError, StoreError
+from taemi_lib.features import Store, load_encoders
 from taemi_lib.features import extract as extraction
-from taemi_lib.features.extract import ExtractionError, extract, extract_clip
+from taemi_lib.features.extract import extract, extract_clip
 from taemi_lib.profiles import ROOT
 from taemi_lib.support import files
 

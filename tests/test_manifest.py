@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 
 from taemi_lib import profiles
-from taemi_lib.data import Manifest, ManifestError, load, read_csv, vidmimic2
+from taemi_lib.data import Manifest, load, read_csv, vidmimic2
 from taemi_lib.data.manifest import hold_out
-from taemi_lib.profiles import EMOTIONS, ChoiceError
+from taemi_lib.errors import ChoiceError, ManifestError
+from taemi_lib.profiles import EMOTIONS
 
 HEADER = "clip_id,video," + ",".join(EMOTIONS)
 LABELS = ".33,.33,0,0,.33,0"

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 import taemi_lib
-from taemi_lib import models, profiles
+from taemi_lib import models, prediction, profiles
+from taemi_lib.errors import CheckpointError
 from taemi_lib.features import ClipFeatures, Sequence
-from taemi_lib.features import extract as extraction
-from taemi_lib.prediction import CheckpointError
 
 SIZES = {"audio_dim": 5, "vision_dim": 4, "text_dim": 3, "width": 8, "heads": 2, "mlp_width": 8}
 IDENTITY = {"audio": "a@1", "vision": "v@1", "speech": "s@1", "text": "t@1"}
@@ -61,9 +60,9 @@ def fake_encoders(monkeypatch):
             "transcript": "oh how nice",
         },
     )
-    monkeypatch.setattr("taemi_lib.features.load_encoders", lambda settings, device: fake)
+    monkeypatch.setattr(prediction, "load_encoders", lambda settings, device: fake)
     monkeypatch.setattr(
-        extraction,
+        prediction,
         "extract_clip",
         lambda clip, encoders: ClipFeatures(clip.clip_id, **fake.features),
     )
@@ -96,7 +95,7 @@ def test_encoders_other_than_those_of_the_training_are_refused_with_both_names(
     checkpoint, clip, fake_encoders
 ):
     fake_encoders.identity = IDENTITY | {"audio": "a@2"}
-    with pytest.raises(CheckpointError, match="trained on a@1, here a@2"):
+    with pytest.raises(CheckpointError, match="other encoders: audio is 'a@1' there, 'a@2' now"):
         taemi_lib.predict(clip, checkpoint)
 
 
@@ -115,6 +114,4 @@ def test_a_clip_or_checkpoint_that_is_not_there_is_named(checkpoint, clip, tmp_p
 
 
 def test_predict_stays_a_function_whatever_is_imported():
-    import taemi_lib.prediction
-
     assert callable(taemi_lib.predict) and set(taemi_lib.__all__) <= set(dir(taemi_lib))

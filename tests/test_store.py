@@ -7,7 +7,8 @@ import os
 import numpy as np
 import pytest
 
-from taemi_lib.features import ClipFeatures, Sequence, Store, StoreError
+from taemi_lib.errors import StoreError
+from taemi_lib.features import ClipFeatures, Sequence, Store
 
 MADE_BY = {"audio": "micro:audio@11111111, 12 s", "text": "micro:text@22222222, cls, 128 tokens"}
 

@@ -8,9 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from taemi_lib.data import ManifestError, synthmimic
+from taemi_lib.data import synthmimic
 from taemi_lib.data.synthmimic import face, render, voice, world
-from taemi_lib.profiles import EMOTIONS, ChoiceError, Data
+from taemi_lib.errors import ChoiceError, ManifestError
+from taemi_lib.profiles import EMOTIONS, Data
 
 
 @pytest.fixture(scope="module")

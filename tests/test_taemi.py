@@ -8,9 +8,9 @@ from torch.nn import functional
 from toy import SIZES, batch
 
 from taemi_lib import models
+from taemi_lib.errors import ChoiceError
 from taemi_lib.models import TAEMI, Batch
 from taemi_lib.models.base import parameter_count
-from taemi_lib.profiles import ChoiceError
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from taemi_lib import profiles
-from taemi_lib.data.manifest import Clip, Manifest, ManifestError, read_csv
+from taemi_lib.data.manifest import Clip, Manifest, read_csv
+from taemi_lib.errors import ChoiceError, ManifestError
 
 SOURCES = ("synthmimic", "vidmimic2", "csv")
 
@@ -27,9 +28,9 @@ def load(data: profiles.Data, root: str | Path) -> Manifest:
         return vidmimic2.read(root, seed=data.seed)
     if data.source == "csv":
         return read_csv(root, seed=data.seed)
-    raise profiles.ChoiceError(
+    raise ChoiceError(
         f"there is no data source {data.source!r}; the sources are: {', '.join(SOURCES)}"
     )
 
 
-__all__ = ["Clip", "Manifest", "ManifestError", "load", "read_csv"]
+__all__ = ["Clip", "Manifest", "load", "read_csv"]

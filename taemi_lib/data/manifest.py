@@ -21,26 +21,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from taemi_lib.profiles import EMOTIONS, SPLITS, ChoiceError
+from taemi_lib.errors import ChoiceError, ManifestError
+from taemi_lib.profiles import EMOTIONS, SPLITS
 
 COLUMNS = ("split", "video", "audio", "transcript", *EMOTIONS)
 _LABELLED_SPLITS = ("train", "selection", "test")
 _ID = re.compile(
     r"\w[\w.\- ]{0,199}"
 )  # an id names a file of the feature store: no separators, no leading dot
-
-
-class ManifestError(ValueError):
-    """A clip table that breaks rules. `problems` holds one line per finding: file, row, column,
-    what is wrong."""
-
-    def __init__(self, source: str, problems: Sequence[str]):
-        self.problems = list(problems)
-        count = len(self.problems)
-        lines = "\n  ".join(self.problems)
-        super().__init__(
-            f"{source}: {count} problem{'s' * (count != 1)}, nothing was read:\n  {lines}"
-        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from taemi_lib.data.manifest import Manifest, ManifestError, hold_out, read_rows
+from taemi_lib.data.manifest import Manifest, hold_out, read_rows
+from taemi_lib.errors import ManifestError
 from taemi_lib.profiles import EMOTIONS
 
 TRAIN, VALID, RAW = "train_split.csv", "valid_split.csv", "raw"

@@ -11,8 +11,9 @@ from taemi_lib.experiments.plan import (
     SIZES,
     TABLES,
 )
-from taemi_lib.experiments.study import Study, regimes
-from taemi_lib.experiments.tables import MASKED_TEST, OFFICIAL, TEST, summary
+from taemi_lib.experiments.study import Study
+from taemi_lib.experiments.summary import summary
+from taemi_lib.experiments.tables import MASKED_TEST, OFFICIAL, TEST
 from taemi_lib.experiments.whole import (
     planted_null,
     run_beside,
@@ -35,7 +36,6 @@ __all__ = [
     "TEST",
     "Study",
     "planted_null",
-    "regimes",
     "run_beside",
     "summary",
     "training_sizes",

@@ -1,33 +1,40 @@
 """Every system under one protocol: trained side by side, scored on the test split, compared with
 statistics that can say no.
 
-    search   three learning rates for each system, in the first regime, on the selection split
+    search   three learning rates for each system, with the first labels, on the selection split
     runs     systems x seeds x regimes with the rate that was chosen -> a trained run and its stored
              predictions on the test split
     tables   runs.csv (what each run scored and cost), comparisons.csv (differences, intervals,
              verdicts), ...
 
-A run that is there is never made again, so a grid that was stopped goes on; one of other settings
+A run that is there is never made again, so a grid that was stopped continues; one of other settings
 or clips is refused, not reused. The statistics read stored predictions and train nothing.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from taemi_lib import steps
+from taemi_lib import models, runs
+from taemi_lib.errors import ChoiceError, RunError
 from taemi_lib.evaluation import comparing, metrics
+from taemi_lib.experiments.masks import draw_masks
 from taemi_lib.experiments.plan import MASKED, PRIMARY, RATES, REFERENCE, SEARCH_SEEDS, TABLES
+from taemi_lib.experiments.products import (
+    ATTENTION,
+    check_products,
+    products,
+    splits,
+    train_and_predict,
+)
 from taemi_lib.experiments.tables import (
     COLUMNS,
     KEY,
@@ -38,159 +45,57 @@ from taemi_lib.experiments.tables import (
     readable_costs,
     readable_versions,
     refuse_to_lose,
+    table_bytes,
     write_table,
 )
-from taemi_lib.profiles import EMOTIONS, ChoiceError, Profile, resolve
-from taemi_lib.steps import Job
+from taemi_lib.profiles import EMOTIONS, resolve
+from taemi_lib.runs import Run
 from taemi_lib.support import files
+from taemi_lib.workspace import Job, Workspace, side_by_side, worker_datasets
 
-if TYPE_CHECKING:
-    from taemi_lib.batches import ClipDataset
-    from taemi_lib.evaluation.scoring import Predictions
-
-ATTENTION, MASKS = "attention.json", "missing_masks.csv"
-
-
-# -------------------------------------------------------------------------------------------------
-# one run, in a worker
-
-
-def _predict(
-    run, dataset: ClipDataset, split: str, attention: Callable[[Predictions], dict] | None = None
-) -> None:
-    """Store what a finished run says about a split, and where it looks, unless that is there."""
-    from taemi_lib.evaluation.scoring import evaluate
-
-    path, looked = run.folder / f"{split}.parquet", run.folder / ATTENTION
-    if path.exists() and (attention is None or looked.exists()):
-        return
-    predictions = evaluate(
-        run, dataset, "cpu", resamples=0, attention=attention is not None
-    ).predictions
-    if attention is not None and not looked.exists():
-        files.write_json(looked, attention(predictions))
-    if not path.exists():
-        buffer = io.BytesIO()
-        predictions.table.to_parquet(buffer, index=False)
-        files.write_bytes(path, buffer.getvalue())
-
-
-def _attention_ratios(
-    predictions: Predictions, profile: Profile, data_root: str
-) -> dict[str, float | None]:
-    """{modality: attention on the event that counts / on the decoy} over sound and face, where
-    there is planted truth with a decoy."""
-    seen = {
-        name: weights
-        for name, weights in predictions.attention.items()
-        if name in ("audio", "vision")
-    }
-    if profile.data.source != "synthmimic" or profile.data.regime == "both" or not seen:
-        return {}
-    from taemi_lib.data import synthmimic
-    from taemi_lib.evaluation.attention import attention_ratios
-
-    truth = synthmimic.truth(steps.data_folder(profile, data_root))
-    ratios = attention_ratios(replace(predictions, attention=seen), truth, profile.data.regime)
-    return {
-        name: ratio if np.isfinite(ratio) else None for name, ratio in ratios.items()
-    }  # nothing at all on any decoy
-
-
-def _train_and_predict(job: Job, data_root: str, runs_root: str, device: str) -> None:
-    from taemi_lib.experiments.masks import masked
-
-    _forget_peak_memory()
-    parts = steps.worker_datasets(job.profile, data_root, runs_root)
-    run = job.train(parts, runs_root, device)
-    _predict(
-        run,
-        parts["test"],
-        TEST,
-        partial(_attention_ratios, profile=job.profile, data_root=data_root),
-    )
-    if job.system in MASKED:
-        masks = pd.read_csv(_masks_file(job.profile, runs_root), dtype={"clip_id": str}).set_index(
-            "clip_id"
-        )
-        _predict(run, masked(parts["test"], masks), MASKED_TEST)
-
-
-def _forget_peak_memory() -> None:
-    """Linux: the peak that training reports is this run's, not that of the largest run this process
-    has made before."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-
-
-def _masks_file(profile: Profile, runs_root: str | Path) -> Path:
-    return resolve(runs_root) / profile.name / MASKS
-
-
-def _splits(system: str) -> tuple[str, ...]:
-    return (TEST, MASKED_TEST) if system in MASKED else (TEST,)
-
-
-def _products(system: str) -> list[str]:
-    """What stands beside a finished run."""
-    return [ATTENTION, *(f"{split}.parquet" for split in _splits(system))]
-
-
-# --------------------------------------------------------------------------------------------------------------- a study
+MASKS = "missing_masks.csv"
 
 
 @dataclass(frozen=True)
 class Study:
     """A grid of systems x seeds x regimes, where it lies, and how to compute it.
 
-    systems    {regime: systems}
+    workspace  the settings, and where clips and runs lie
+    systems    {regime: systems}, registered names
     seeds      of every system in every regime
-    processes  None: as many as there are cores
     part       (2, 4): make the second fourth of the runs only; for several machines, on one runs
                folder or on copies of it
     rates      {system: multiple of the profile's learning rate}; None: searched
     Raises ChoiceError for names that do not exist, with those that do.
     """
 
-    profile: Profile
+    workspace: Workspace
     systems: Mapping[str, Sequence[str]]
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
-    data_root: str | Path = "data"
-    runs_root: str | Path = "runs"
-    device: str = "auto"
-    processes: int | None = None
-    progress: bool | None = None
     part: tuple[int, int] = (1, 1)
     rates: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        check_regimes(self.profile, self.systems)
-        check_systems({system for systems in self.systems.values() for system in systems})
+        check_regimes(self.workspace, self.systems)
+        for system in {system for systems in self.systems.values() for system in systems}:
+            models.find(system)
 
     # --- which runs
 
     def _job(self, regime: str, system: str, seed: int, factor: float) -> Job:
         """`factor`: of the profile's learning rate."""
-        profile, variant = self.profile, ""
-        if profile.data.source == "synthmimic":
-            profile = replace(profile, data=replace(profile.data, regime=regime))
+        settings: dict[str, object] = {}
+        if self.workspace.generated:
+            settings["data.regime"] = regime
         if factor != 1.0:
-            rate = float(
-                f"{factor * profile.training.learning_rate:.6g}"
-            )  # 0.006, not 0.0060000000000000001
-            profile, variant = (
-                replace(profile, training=replace(profile.training, learning_rate=rate)),
-                f"lr{rate:g}",
-            )
-        if profile.data.train_clips is not None:
-            variant += f"{'-' if variant else ''}train{profile.data.train_clips}"
-        return Job(profile, system, seed, variant)
+            rate = factor * self.workspace.profile.training.learning_rate
+            # 0.006, not 0.0060000000000000001
+            settings["training.learning_rate"] = float(f"{rate:.6g}")
+        return Job(self.workspace.changed(settings), models.find(system), seed)
 
     @property
     def search_regime(self) -> str:
-        return regimes(self.profile)[0]
+        return self.workspace.label_sets[0]
 
     def _search_jobs(self) -> dict[tuple[str, float], list[Job]]:
         """{(system, factor): one job for each search seed}"""
@@ -232,49 +137,21 @@ class Study:
     def _make(self, jobs: list[Job]) -> bool:
         """Train and predict the missing ones among these jobs. Returns whether all are there
         now."""
-        place = {
-            "data_root": self.data_root,
-            "runs_root": self.runs_root,
-            "device": self.device,
-            "progress": self.progress,
-        }
-        self._claim_masks(
-            steps.datasets(self.profile, **place)["test"]
-        )  # clips and features, once, before workers ask for them
+        # clips and features, once, before workers ask for them
+        self.workspace.require("train", "selection", "test")
         for job in jobs:
-            job.check(
-                steps.worker_datasets(job.profile, str(self.data_root), str(self.runs_root)),
-                self.runs_root,
-            )
+            parts = worker_datasets(job.workspace)
+            job.check(parts)
+            check_products(job, parts["test"])
         number, count = self.part
         missing = [job for job in jobs[number - 1 :: count] if not self._is_complete(job)]
-        steps.side_by_side(_train_and_predict, missing, **place, processes=self.processes)
+        side_by_side(train_and_predict, missing)
         return all(self._is_complete(job) for job in jobs)
 
     def _is_complete(self, job: Job) -> bool:
-        from taemi_lib.training import is_finished
-
-        folder = job.folder(self.runs_root)
-        return is_finished(folder) and all(
-            (folder / name).exists() for name in _products(job.system)
+        return runs.is_finished(job.folder) and all(
+            (job.folder / name).exists() for name in products(job.name)
         )
-
-    def _claim_masks(self, test: ClipDataset) -> None:
-        """Store the masks, or check that the ones there are these: scores under masks are kept
-        beside the runs."""
-        from taemi_lib.experiments.masks import draw_masks
-        from taemi_lib.training import RunError
-
-        path, masks = (
-            _masks_file(self.profile, self.runs_root),
-            draw_masks(test).astype(int).reset_index(),
-        )
-        if not path.exists():
-            write_table(path, masks)
-        elif not pd.read_csv(path, dtype={"clip_id": str}).equals(masks):
-            raise RunError(
-                f"{path} does not hold the masks of these clips: choose another runs folder, or delete this one's runs"
-            )
 
     # --- reading them
 
@@ -305,14 +182,10 @@ class Study:
             else {row.system: row.factor for row in self.search[self.search["chosen"]].itertuples()}
         )
 
-    def _run(self, job: Job):
-        from taemi_lib.training import load_run
-
+    def _run(self, job: Job) -> Run:
         if not self._is_complete(job):
-            raise FileNotFoundError(
-                f"{job} is not there yet ({job.folder(self.runs_root)}): run the study first"
-            )
-        return load_run(job.folder(self.runs_root))
+            raise FileNotFoundError(f"{job} is missing ({job.folder}): run the study first")
+        return runs.load_run(job.folder)
 
     @property
     def train_clips(self) -> int:
@@ -332,15 +205,15 @@ class Study:
     def _stored(self, job: Job, split: str) -> tuple[np.ndarray, np.ndarray]:
         """(N, 6) float32 predictions and targets. Raises RunError when they are not about the same
         clips, in order, as other runs'."""
-        from taemi_lib.training import RunError
 
         self._run(job)
-        path = job.folder(self.runs_root) / f"{split}.parquet"
+        path = job.folder / f"{split}.parquet"
         table = pd.read_parquet(path)
         about = table.drop(columns="prediction")
-        if not about.equals(self._about.setdefault((steps.regime_name(job.profile), split), about)):
+        if not about.equals(self._about.setdefault((job.workspace.label_set, split), about)):
             raise RunError(
-                f"{path} is about other clips or labels than the same split of other runs: delete it and run the study again"
+                f"{path} is about other clips or labels than the same split of other runs: "
+                "delete it and run the study again"
             )
         wide = (-1, len(EMOTIONS))
         return table["prediction"].to_numpy(np.float32).reshape(wide), table["target"].to_numpy(
@@ -377,9 +250,7 @@ class Study:
             about = {
                 "parameters": run.metrics["parameters"],
                 "seconds": run.metrics["seconds"],
-                "cpu_seconds": run.metrics.get(
-                    "cpu_seconds"
-                ),  # runs of older versions did not count them
+                "cpu_seconds": run.metrics["cpu_seconds"],
                 "peak_memory_mb": run.metrics["peak_memory_mb"],
                 "learning_rate": run.config["training"]["learning_rate"],
                 "versions": readable_versions(run.config["versions"]),
@@ -387,7 +258,7 @@ class Study:
             found = {
                 OFFICIAL: (run.metrics["selection"]["per_emotion"], run.metrics["selection"]["ccc"])
             }
-            for split in _splits(system):
+            for split in splits(system):
                 prediction, target = self._stored(job, split)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", metrics.ConstantPrediction)  # counts as 0
@@ -469,7 +340,7 @@ class Study:
                 for regime, systems in self.systems.items()
                 for system in systems
                 for seed in self.seeds
-                for split in (OFFICIAL, *_splits(system))
+                for split in (OFFICIAL, *splits(system))
             },
         )
 
@@ -481,10 +352,11 @@ class Study:
         Raises RunError, and writes nothing, when the folder holds scores that this study does not
         have, or those of other clips.
         """
-        from taemi_lib.training import RunError
 
         self.check_tables(folder)
-        folder, masks = resolve(folder), _masks_file(self.profile, self.runs_root).read_bytes()
+        folder = resolve(folder)
+        test = worker_datasets(self.workspace)["test"]
+        masks = table_bytes(draw_masks(test).astype(int).reset_index())
         concordance = [f"ccc/{name}" for name in EMOTIONS]
         runs = self.scores.drop(columns=["mean_ccc", *concordance])
         ccc = self.scores[[*KEY, "mean_ccc", *concordance]].set_axis(
@@ -505,28 +377,11 @@ class Study:
         return folder
 
 
-# ------------------------------------------------------------------------------------------------------ names and studies
-
-
-def regimes(profile: Profile) -> tuple[str, ...]:
-    """The label sets of a profile's data, the one of the search first: generated clips have
-    several."""
-    if profile.data.source != "synthmimic":
-        return (steps.regime_name(profile),)
-    from taemi_lib.data.synthmimic.world import REGIMES
-
-    return REGIMES
-
-
-def check_regimes(profile: Profile, names: Iterable[str]) -> None:
-    valid = regimes(profile)
+def check_regimes(workspace: Workspace, names: Iterable[str]) -> None:
+    """Raises ChoiceError for a label set that the clips do not have, with those they have."""
     for name in names:
-        if name not in valid:
-            raise ChoiceError(f"there is no regime {name!r}; the regimes are: {', '.join(valid)}")
-
-
-def check_systems(names: Iterable[str]) -> None:
-    from taemi_lib.models import find
-
-    for name in names:
-        find(name)
+        if name not in workspace.label_sets:
+            raise ChoiceError(
+                f"unknown regime {name!r}; the label sets of these clips are: "
+                f"{', '.join(workspace.label_sets)}"
+            )

@@ -16,30 +16,30 @@ from taemi_lib.experiments.plan import (
     SIZES,
     TABLES,
 )
-from taemi_lib.experiments.study import Study, regimes
+from taemi_lib.experiments.study import Study
 from taemi_lib.experiments.tables import COLUMNS, TEST, compared, write_table
-from taemi_lib.profiles import Profile, resolve
+from taemi_lib.profiles import resolve
+from taemi_lib.workspace import Workspace
 
 
-def whole_grid(profile: Profile, **options) -> Study:
+def whole_grid(workspace: Workspace, **options) -> Study:
     """All systems in the first regime, those of EVERYWHERE in the others. options: Study's, such as
     seeds."""
-    first, *others = regimes(profile)
+    first, *others = workspace.label_sets
     everything = (REFERENCE, *(system for table in TABLES.values() for system in table))
     return Study(
-        profile, {first: everything} | {regime: EVERYWHERE for regime in others}, **options
+        workspace, {first: everything} | {regime: EVERYWHERE for regime in others}, **options
     )
 
 
 def fewer_clips(grid: Study) -> dict[int, Study]:
     """{number of training clips: SIZE_SYSTEMS trained on so many}, with the rates that the grid has
     chosen; only sizes that there are."""
-    regime, data = grid.search_regime, grid.profile.data
     return {
         count: replace(
             grid,
-            profile=replace(grid.profile, data=replace(data, train_clips=count)),
-            systems={regime: SIZE_SYSTEMS},
+            workspace=grid.workspace.changed({"data.train_clips": count}),
+            systems={grid.search_regime: SIZE_SYSTEMS},
             rates=grid.chosen,
         )
         for count in SIZES

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from taemi_lib import profiles
+from taemi_lib.errors import ChoiceError
 from taemi_lib.features.sequences import ClipFeatures, Sequence
-from taemi_lib.features.sources import EncoderError
-from taemi_lib.features.store import Store, StoreError
+from taemi_lib.features.store import Store
 
 if TYPE_CHECKING:
     from taemi_lib.features.audio import AudioEncoder
@@ -68,7 +68,7 @@ def identity(settings: profiles.Encoders) -> dict[str, str]:
 def _described(settings: profiles.Encoders, found: dict[str, str]) -> dict[str, str]:
     """The encoders with every setting that changes their features."""
     if settings.transcripts not in TRANSCRIPTS:
-        raise profiles.ChoiceError(
+        raise ChoiceError(
             f"transcripts is {settings.transcripts!r}; the choices are: {', '.join(TRANSCRIPTS)}"
         )
     given = "the manifest's transcripts, else " if settings.transcripts == "manifest" else ""
@@ -83,11 +83,9 @@ def _described(settings: profiles.Encoders, found: dict[str, str]) -> dict[str, 
 
 __all__ = [
     "ClipFeatures",
-    "EncoderError",
     "Encoders",
     "Sequence",
     "Store",
-    "StoreError",
     "identity",
     "load_encoders",
 ]

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from taemi_lib import profiles
 from taemi_lib.data.manifest import Clip, Manifest
 from taemi_lib.data.media import SAMPLE_RATE, Unreadable, is_silent, read_audio, read_frames
+from taemi_lib.errors import ExtractionError
 from taemi_lib.features import Encoders, identity, load_encoders
 from taemi_lib.features.sequences import ClipFeatures
 from taemi_lib.features.store import Store
@@ -31,11 +32,6 @@ from taemi_lib.support import device as devices
 from taemi_lib.support import files, workers
 
 _WORTH_A_PROCESS = 8  # clips; starting a process and loading its encoders takes some seconds
-
-
-class ExtractionError(RuntimeError):
-    """Clips that failed for another reason than a bad file. All others are in the store; the same
-    call goes on."""
 
 
 @dataclass(frozen=True)
@@ -250,4 +246,4 @@ def _work(clip: Clip) -> _Result:
     return _encode(clip, *_worker)
 
 
-__all__ = ["ExtractionError", "Report", "extract", "extract_clip"]
+__all__ = ["Report", "extract", "extract_clip"]

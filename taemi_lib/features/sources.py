@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from taemi_lib.errors import EncoderError
 from taemi_lib.profiles import MICRO, resolve
 
 _SETTINGS = (
@@ -28,10 +29,6 @@ _WEIGHTS = (
     "*.safetensors",
     "pytorch_model*.bin",
 )  # the first pattern that matches, as transformers chooses
-
-
-class EncoderError(RuntimeError):
-    """An encoder that cannot be had. The message names it and says how to get it."""
 
 
 @dataclass(frozen=True)

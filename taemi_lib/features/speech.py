@@ -19,7 +19,8 @@ from whisper.audio import HOP_LENGTH
 from whisper.model import ModelDimensions
 
 from taemi_lib.data.media import SAMPLE_RATE, is_silent
-from taemi_lib.features.sources import EncoderError, Source, loading, locate
+from taemi_lib.errors import EncoderError
+from taemi_lib.features.sources import Source, loading, locate
 from taemi_lib.profiles import resolve
 
 _LANGUAGE = "en"  # the data's; automatic detection would guess anew for every clip

@@ -17,6 +17,7 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from taemi_lib.errors import StoreError
 from taemi_lib.features.sequences import ClipFeatures, Sequence
 from taemi_lib.support import files
 
@@ -26,10 +27,6 @@ _SEQUENCES = {
     "vision": "vision",
     "tokens": "text",
 }  # field of ClipFeatures -> modality
-
-
-class StoreError(ValueError):
-    """A store that cannot be used as asked. The message names both sides and says what to do."""
 
 
 class Store:

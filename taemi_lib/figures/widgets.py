@@ -8,78 +8,96 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import ipywidgets
 
-from taemi_lib import figures
-from taemi_lib.data.manifest import Manifest
+from taemi_lib.data.manifest import Clip, Manifest
+from taemi_lib.figures.clips import intensities
+from taemi_lib.figures.style import Figure
 
-LARGEST = 4_000_000  # bytes of a video that go into the page; larger ones are named instead
-
-
-def _chooser(clip_ids: Sequence[str]) -> ipywidgets.Dropdown:
-    """A drop-down list; the arrow keys step through it. Raises ValueError when there is nothing to
-    choose."""
-    if not clip_ids:
-        raise ValueError("there are no clips to choose from")
-    return ipywidgets.Dropdown(options=list(clip_ids), value=clip_ids[0], description="clip")
+LARGEST = 4_000_000  # bytes of a video that go into the page; larger ones are only named
 
 
 def clip_browser(
     manifest: Manifest, transcripts: Mapping[str, str] | None = None
 ) -> ipywidgets.Widget:
-    """Choose a clip; see and hear it, with its labels as bars and its words where they are known.
+    """Choose a clip; see and hear it and read its words. Its labels stay hidden until the button
+    "Show labels" is pressed, so that one can guess first.
 
-    `transcripts` (clip_id -> what was heard) stands in where the manifest has no transcript column.
+    `transcripts` (clip_id -> what was heard) stands in where the manifest has no transcripts.
+    Raises ValueError for a manifest without clips.
     """
     choice = _chooser(manifest.clip_ids)
+    facts = ipywidgets.HTML()
+    asked = ipywidgets.ToggleButton(value=False, description="Show labels")
     video = ipywidgets.Video(format="mp4", width=288, autoplay=False, loop=False)
     labels = ipywidgets.Image(format="png", width=400)
-    facts = ipywidgets.HTML()
 
-    def show(clip_id: str) -> None:
-        clip = manifest[clip_id]
-        said = clip.transcript if clip.transcript is not None else (transcripts or {}).get(clip_id)
-        lines = [f"<b>{html.escape(clip_id)}</b>, {clip.split}"]
-        if said is not None:
-            lines.append(f"“{html.escape(said)}”" if said else "nothing is said")
-        content = (
-            clip.video.read_bytes() if clip.video and clip.video.stat().st_size <= LARGEST else b""
-        )
-        if not content:
-            lines.append(
-                f"{clip.video.name} is too large for this page" if clip.video else "no video file"
-            )
-        facts.value = "<br>".join(lines)
-        video.value = content
-        if clip.labels is None:
-            labels.value = b""
-            facts.value += "<br>no labels"
-        else:
-            labels.value = figures.intensities(clip.labels, name="label").png()
+    def show(_change: object = None) -> None:
+        clip = manifest[choice.value]
+        content, note = _video(clip.video)
+        lines = [f"<b>{html.escape(clip.clip_id)}</b>, {html.escape(clip.split)}"]
+        lines += [html.escape(line) for line in (_words(clip, transcripts or {}), note) if line]
+        lines += ["no labels"] if clip.labels is None else []
+        asked.disabled = clip.labels is None
+        picture = b""
+        if asked.value and clip.labels is not None:
+            figure = intensities(clip.labels, name="label")
+            lines.append(figure.alt)  # an Image widget has no alternative text of its own
+            picture = figure.png()
+        facts.value, video.value, labels.value = "<br>".join(lines), content, picture
 
-    choice.observe(lambda change: show(change["new"]), names="value")
-    show(choice.value)
-    return ipywidgets.VBox([choice, facts, ipywidgets.HBox([video, labels])])
+    for control in (choice, asked):
+        control.observe(show, names="value")
+    show()
+    return ipywidgets.VBox([choice, facts, asked, ipywidgets.HBox([video, labels])])
 
 
-def attention_explorer(
-    clip_ids: Sequence[str], draw: Callable[[str], figures.Figure]
-) -> ipywidgets.Widget:
+def _chooser(clip_ids: Sequence[str]) -> ipywidgets.Dropdown:
+    """A drop-down list; the arrow keys step through it."""
+    if not clip_ids:
+        raise ValueError("there are no clips to choose from: the table or its split is empty")
+    return ipywidgets.Dropdown(options=list(clip_ids), value=clip_ids[0], description="clip")
+
+
+def _words(clip: Clip, transcripts: Mapping[str, str]) -> str:
+    """What is said in the clip, or that it is not known. The manifest's own transcript wins."""
+    own = clip.transcript
+    said = transcripts.get(clip.clip_id) if own is None else own
+    if said is None:
+        return "no transcript"
+    return f"“{said}”" if said else "nothing is said"
+
+
+def _video(path: Path | None) -> tuple[bytes, str]:
+    """The file's content for the page, or nothing and a note why."""
+    if path is None:
+        return b"", "no video file"
+    if not path.is_file():
+        return b"", f"{path.name} is missing"
+    if (size := path.stat().st_size) > LARGEST:
+        limit = f"{LARGEST / 1e6:.0f} MB"
+        return b"", f"{path.name} is too large for this page ({size / 1e6:.1f} MB, limit {limit})"
+    return path.read_bytes(), ""
+
+
+def attention_explorer(clip_ids: Sequence[str], draw: Callable[[str], Figure]) -> ipywidgets.Widget:
     """Choose a clip; `draw(clip_id)` makes its figure, usually with
     figures.attention_explorer_figure.
 
-    Every figure is drawn once and kept while the widget lives.
+    Every figure is drawn once and kept while the widget lives. Raises ValueError without clips.
     """
     choice = _chooser(clip_ids)
     picture = ipywidgets.Image(format="png")
     drawn: dict[str, bytes] = {}
 
-    def show(clip_id: str) -> None:
+    def show(_change: object = None) -> None:
+        clip_id = choice.value
         if clip_id not in drawn:
             drawn[clip_id] = draw(clip_id).png()
         picture.value = drawn[clip_id]
 
-    choice.observe(lambda change: show(change["new"]), names="value")
-    show(choice.value)
+    choice.observe(show, names="value")
+    show()
     return ipywidgets.VBox([choice, picture])

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from taemi_lib.batches import Batch, ClipDataset, LengthGroupedBatches, collate
+from taemi_lib.errors import ChoiceError
 from taemi_lib.models.base import Output, System
 from taemi_lib.models.systems import (
     ablations,
@@ -24,7 +25,6 @@ from taemi_lib.models.systems import (
     zhang2024,
 )
 from taemi_lib.models.taemi import TAEMI
-from taemi_lib.profiles import ChoiceError
 
 __all__ = [
     "TAEMI",

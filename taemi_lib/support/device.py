@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from taemi_lib.profiles import ChoiceError
+from taemi_lib.errors import ChoiceError
 
 
 def choose(device: str | torch.device | None = "auto") -> torch.device:

@@ -22,9 +22,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from taemi_lib.data.manifest import Manifest, ManifestError
+from taemi_lib.data.manifest import Manifest
 from taemi_lib.data.synthmimic import render, world
-from taemi_lib.profiles import EMOTIONS, ChoiceError, Data
+from taemi_lib.errors import ChoiceError, ManifestError
+from taemi_lib.profiles import EMOTIONS, Data
 from taemi_lib.support import files, workers
 
 # Raise VERSION whenever the same seed gives another clip or other columns. 2 added the regimes

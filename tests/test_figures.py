@@ -1,12 +1,20 @@
-"""Figures and widgets: they show themselves, take what is absent, and are written only on
-request."""
+"""Figures and widgets: they show themselves, say in words what they show, take what is absent, and
+are written only on request."""
 
+import inspect
 import itertools
 
+import matplotlib.figure
+import matplotlib.pyplot as plt
+import nbformat.v4
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.formatters import DisplayFormatter
+from IPython.core.pylabtools import print_figure
 from matplotlib.text import Text
+from nbconvert import HTMLExporter
+from PIL import Image
 
 from taemi_lib import figures, profiles
 from taemi_lib.data.manifest import Manifest
@@ -90,6 +98,16 @@ FIGURES = {
     "lines": lambda: figures.lines_with_intervals(
         {name: ([72, 576], [0.2, 0.4], [0.1, 0.3], [0.3, 0.5]) for name in "ab"}, "clips"
     ),
+    "weights": lambda: figures.curves({"one": {"a": ([0, 1], [0.2, 0.8])}}, "step", "weight", 0.5),
+    "time features": lambda: figures.time_features(np.arange(8), RNG.random((8, 16))),
+    "padding": lambda: figures.padding({"in order": [[3, 1], [2, 2]]}),
+    "gradients": lambda: figures.gradient_sizes({"a": np.logspace(-9, 0, 50), "none": np.zeros(3)}),
+}
+MAKERS = {  # every public function that makes a figure
+    name
+    for name in figures.__all__
+    if inspect.isfunction(function := getattr(figures, name))
+    and function.__annotations__["return"] == "Figure"
 }
 
 
@@ -97,6 +115,57 @@ FIGURES = {
 def test_a_figure_shows_itself_as_png_and_prints_nothing(name, capsys):
     assert FIGURES[name]()._repr_png_().startswith(PNG)
     assert capsys.readouterr() == ("", "")
+
+
+def test_every_figure_says_in_one_sentence_what_it_shows():
+    said = {name: make().alt for name, make in FIGURES.items()}
+    for text in said.values():
+        assert 30 < len(text) < 600 and text.endswith(".") and "\n" not in text
+    assert len(set(said.values())) == len(said)
+    tried = set().union(*({make.__name__, *make.__code__.co_names} for make in FIGURES.values()))
+    assert tried >= MAKERS and "padding" in MAKERS
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["by itself", "by the inline backend"])
+def test_a_figure_takes_its_alternative_text_into_the_notebook(inline):
+    """Both when the figure draws itself and when pyplot's inline backend has taken over drawing."""
+    formatter = DisplayFormatter()
+    if inline:
+        formatter.formatters["image/png"].for_type(matplotlib.figure.Figure, print_figure)
+    figure = figures.intensities(LABELS[0])
+    data, metadata = formatter.format(figure)
+    assert data["image/png"].startswith(PNG)
+    assert metadata == {"image/png": {"alt": figure.alt}}
+    assert formatter.format(figures.Figure())[1] == {}
+
+
+def test_an_exported_page_has_the_alternative_text_of_its_images():
+    data, metadata = DisplayFormatter().format(figures.pipeline_diagram())
+    image = {"image/png": "AAAA", "text/plain": data["text/plain"]}
+    output = nbformat.v4.new_output("display_data", image, metadata=metadata)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[output])])
+    page, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook)
+    assert f'alt="{figures.pipeline_diagram().alt}"' in page
+
+
+def test_a_figure_of_pyplot_can_say_what_it_shows():
+    figure, _ = plt.subplots(1, 2, FigureClass=figures.Figure, alt="Two empty panels.")
+    assert DisplayFormatter().format(figure)[1] == {"image/png": {"alt": "Two empty panels."}}
+    figure.alt = "Nothing."
+    assert DisplayFormatter().format(figure)[1] == {"image/png": {"alt": "Nothing."}}
+    plt.close(figure)
+
+
+def test_a_saved_figure_carries_its_alternative_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    figure = figures.intensities(LABELS[0])
+    figure.alt += " “Ünïcode” →"
+    path = figures.save(figure, "x", rewrite=True)
+    with Image.open(path) as image:
+        assert image.info["Description"] == figure.alt
+    bare = matplotlib.figure.Figure()  # another module's: no text, no error
+    with Image.open(figures.save(bare, "y", rewrite=True)) as image:
+        assert "Description" not in image.info
 
 
 def test_names_of_points_cover_no_other_name_and_no_point():
@@ -169,12 +238,67 @@ def test_the_browser_shows_the_chosen_clip_with_what_is_known_of_it(tmp_path):
         {"clip_id": "b", "video": "b.mp4", "split": "predict"},
     ]
     browser = widgets.clip_browser(Manifest(pd.DataFrame(rows), tmp_path, "test"), {"b": "a <b> c"})
-    choice, facts, shown = browser.children
+    choice, facts, asked, shown = browser.children
     video, labels = shown.children
+    assert (video.value, labels.value) == (b"a.mp4", b"")  # labels are hidden until asked for
+    asked.value = True
     assert (video.value, labels.value[:4]) == (b"a.mp4", PNG)
     choice.value = "b"
     assert (video.value, labels.value) == (b"b.mp4", b"")
     assert "a &lt;b&gt; c" in facts.value and "no labels" in facts.value
+
+
+def test_the_browser_hides_the_labels_until_they_are_asked_for(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"a")
+    row = {"clip_id": "a", "video": "a.mp4", "split": "train", **dict.fromkeys(EMOTIONS, 0.123)}
+    _, facts, asked, shown = widgets.clip_browser(
+        Manifest(pd.DataFrame([row]), tmp_path, "test")
+    ).children
+    labels = shown.children[1]
+    assert asked.description == "Show labels" and not asked.disabled
+    for pressed in (False, True, False):
+        asked.value = pressed
+        assert (labels.value[:4] == PNG) == pressed
+        assert ("0.12" in facts.value) == pressed
+
+
+@pytest.mark.parametrize(
+    "column, heard, shown",
+    [
+        (None, {}, "no transcript"),
+        (None, {"a": "from outside"}, "“from outside”"),
+        (None, {"a": ""}, "nothing is said"),
+        ("", {"a": "from outside"}, "nothing is said"),
+        ("of the table", {"a": "from outside"}, "“of the table”"),
+    ],
+)
+def test_the_browser_shows_the_words_or_says_that_there_are_none(tmp_path, column, heard, shown):
+    (tmp_path / "a.mp4").write_bytes(b"a")
+    row = {"clip_id": "a", "video": "a.mp4", "split": "predict"}
+    row |= {} if column is None else {"transcript": column}
+    manifest = Manifest(pd.DataFrame([row]), tmp_path, "test")
+    _, facts, asked, _ = widgets.clip_browser(manifest, heard).children
+    assert shown in facts.value and "no labels" in facts.value and asked.disabled
+
+
+def test_the_browser_reads_files_anywhere_and_names_those_it_cannot_show(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, size in (("a.mp4", 3), ("b.mp4", 30), ("c.mp4", 3)):
+        (data / name).write_bytes(b"x" * size)
+    rows = [
+        {"clip_id": name[0], "video": str(data / name), "split": "predict"}
+        for name in ("a.mp4", "b.mp4", "c.mp4")
+    ]
+    rows.append({"clip_id": "d", "audio": str(data / "a.mp4"), "split": "predict"})
+    manifest = Manifest(pd.DataFrame(rows), data, "test")
+    (data / "c.mp4").unlink()
+    monkeypatch.setattr(widgets, "LARGEST", 10)
+    choice, facts, _, shown = widgets.clip_browser(manifest).children
+    assert shown.children[0].value == b"xxx"
+    for clip_id, note in (("b", "too large"), ("c", "c.mp4 is missing"), ("d", "no video file")):
+        choice.value = clip_id
+        assert shown.children[0].value == b"" and note in facts.value
 
 
 def test_the_explorer_draws_each_clip_once():

@@ -1,0 +1,74 @@
+"""A study as text, for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from taemi_lib.experiments.plan import REFERENCE
+from taemi_lib.experiments.study import Study
+from taemi_lib.experiments.tables import OFFICIAL, TEST
+
+# comparisons that no column of a system's own row can hold
+APART = {
+    "table3_masked": "under missing masks",
+    "primary": "primary hypothesis, alone",
+}
+
+
+def summary(study: Study) -> str:
+    """The comparisons as a text table for each regime: scores over seeds, difference to the
+    reference, verdict, cost."""
+    lines: list[str] = []
+    for regime, systems in study.systems.items():
+        scores = study.scores[study.scores["regime"] == regime]
+        compared = study.comparisons[study.comparisons["regime"] == regime]
+        lines += _heading(regime, len(study.seeds))
+        lines += [_row(system, scores, compared) for system in systems]
+        for table, said in APART.items():
+            lines += [
+                f"  {said}: {row.system} - {row.reference} {row.delta:+.3f} {_interval(row)} "
+                f"p {row.p_holm:.2g}, {row.verdict}"
+                for row in compared[compared["table"] == table].itertuples()
+            ]
+        lines.append("")
+    if len(study.seeds) == 1:
+        lines.append(
+            "One seed only: the intervals know of clips, not of seeds, and are too narrow."
+        )
+    return "\n".join(lines).rstrip()
+
+
+def _heading(regime: str, seeds: int) -> list[str]:
+    return [
+        f"regime {regime}: mean rho over {seeds} seeds, test split; "
+        f"differences to {REFERENCE}, Holm intervals",
+        f"  {'system':28} {'rho':>5} {'SD':>5} {'official':>8}  "
+        f"{'difference':>10} {'interval':>16} {'p':>7}  "
+        f"{'verdict':24} {'parameters':>10} {'CPU s':>7} {'rate':>7}",
+    ]
+
+
+def _row(system: str, scores: pd.DataFrame, compared: pd.DataFrame) -> str:
+    own = scores[scores["system"] == system]
+    test, official = (own[own["split"] == split]["mean_rho"] for split in (TEST, OFFICIAL))
+    spread = f"{test.std():.3f}"[1:] if len(test) > 1 else "-"
+    said = "the reference" if system == REFERENCE else ""
+    difference = f"{'':10} {'':16} {'':7}  {said:24}"
+    rows = compared[
+        (compared["system"] == system)
+        & (compared["reference"] == REFERENCE)
+        & ~compared["table"].isin(["table3_masked"])
+    ]
+    for row in rows.itertuples():
+        difference = f"{row.delta:+10.3f} {_interval(row):>16} {row.p_holm:7.2g}  {row.verdict:24}"
+    return (
+        f"  {system:28} {test.mean():5.3f} {spread:>5} {official.mean():8.3f}  {difference} "
+        f"{own['parameters'].iloc[0]:10,} {own['cpu_seconds'].mean():7.1f} "
+        f"{own['learning_rate'].iloc[0]:7g}"
+    )
+
+
+def _interval(row: Any) -> str:
+    return f"[{row.low:+.3f}, {row.high:+.3f}]"

@@ -1,0 +1,49 @@
+"""Folder names that say which settings they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+from taemi_lib.support.differences import changes
+
+LONGEST = 100  # characters, before a name is shortened
+
+
+def nearest(known: Mapping[str, Mapping], asked: Mapping) -> tuple[str, dict[str, object]]:
+    """The known settings that differ least from the asked ones (the first of several), and what
+    is asked otherwise: ("demo", {"training.batch_size": 8})."""
+    differs = {name: changes(settings, asked) for name, settings in known.items()}
+    near = min(differs, key=lambda name: len(differs[name]))
+    return near, differs[near]
+
+
+def named(near: str, differs: Mapping[str, object]) -> str:
+    """A folder's name: "demo+training.batch_size=8". Too long ones end in a mark instead; the
+    folder's own profile.toml says everything."""
+    text = "+".join([near, *(f"{name}={_readable(value)}" for name, value in differs.items())])
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[: LONGEST - 20].rstrip('+,.=-')}+more-{mark(text)}"
+
+
+def mark(text: str) -> str:
+    """Six hex digits that tell this text from others."""
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+def safe(text: str) -> str:
+    """Letters, digits, dot, underscore and hyphen stay; a mark keeps others apart."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", text)
+    return plain if plain == text else f"{plain}-{mark(text)}"
+
+
+def _readable(value: object) -> str:
+    if isinstance(value, str) and "/" in value:  # a folder or hub id: its last part is the name
+        return f"{safe(value.rstrip('/').rsplit('/', 1)[-1])}-{mark(value)}"
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_readable, value))
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return safe(str(value))
