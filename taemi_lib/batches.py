@@ -73,7 +73,8 @@ class Batch:
         first = next(iter(self.values.values()), self.pooled)
         if first is None:
             raise ValueError(
-                "Batch needs at least one of: values['audio'], values['vision'], values['text'], pooled"
+                "Batch needs at least one of: "
+                "values['audio'], values['vision'], values['text'], pooled"
             )
         size, device = len(first), first.device
         for name, values in self.values.items():
@@ -84,7 +85,8 @@ class Batch:
                 or not values.is_floating_point()
             ):
                 raise ValueError(
-                    f"Batch.values[{name!r}] is {_describe(values)}; expected a float tensor (B={size}, T >= 1, D)"
+                    f"Batch.values[{name!r}] is {_describe(values)}; "
+                    f"expected a float tensor (B={size}, T >= 1, D)"
                 )
             steps = values.shape[:2]
             self.mask.setdefault(name, torch.ones(steps, dtype=torch.bool, device=device))
@@ -95,7 +97,8 @@ class Batch:
         for name in ("mask", "times"):
             if extra := set(getattr(self, name)) - set(self.values):
                 raise ValueError(
-                    f"Batch.{name} has {sorted(extra)}, but Batch.values has only {sorted(self.values)}"
+                    f"Batch.{name} has {sorted(extra)}, "
+                    f"but Batch.values has only {sorted(self.values)}"
                 )
         if self.pooled is not None:
             _check("pooled", self.pooled, (size, self.pooled.shape[-1]))

@@ -11,21 +11,17 @@ system it trains.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import platform
 import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
@@ -33,68 +29,16 @@ from safetensors.torch import load_model
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from taemi_lib import models, profiles
+from taemi_lib import models, profiles, runs
 from taemi_lib.batches import Batch, ClipDataset, LengthGroupedBatches
-from taemi_lib.errors import RunError
-from taemi_lib.evaluation import metrics
 from taemi_lib.evaluation.scoring import Predictions, predict_dataset, score
 from taemi_lib.models.base import System, parameter_count
-from taemi_lib.profiles import MODALITIES
 from taemi_lib.support import device as devices
 from taemi_lib.support import files
 
 
-@dataclass
-class Run:
-    """One training, as it stands in its folder. `metrics` is None until it is finished."""
-
-    folder: Path
-    config: dict
-    history: list[
-        dict
-    ]  # one dict an epoch; those of a stage before the last have selection_loss, not selection_rho
-    metrics: dict | None
-
-    @property
-    def finished(self) -> bool:
-        return self.metrics is not None
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch (from 1) with the highest mean rho on the selection split: the one in best/."""
-        return _best_epoch(self.history)
-
-    def model(self, which: str = "best", device: str | torch.device = "cpu") -> System:
-        """The system of the `best` or the `last` epoch, ready to predict."""
-        return models.load(self.folder / which).to(devices.choose(device))
-
-    def predictions(self) -> pd.DataFrame:
-        """The best epoch's predictions on the selection split: clip_id, emotion, target,
-        prediction."""
-        return pd.read_parquet(self.folder / "predictions.parquet")
-
-
-def is_finished(folder: str | Path) -> bool:
-    """Whether this folder holds a complete run."""
-    return (Path(folder) / "metrics.json").exists()
-
-
-def load_run(folder: str | Path) -> Run:
-    """A run from its folder, finished or not. Raises FileNotFoundError when the folder holds
-    none."""
-    folder = Path(folder)
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"there is no run in {folder}: config.json is missing")
-    read = {
-        name: json.loads(path.read_text())
-        for name in ("config", "history", "metrics")
-        if (path := folder / f"{name}.json").exists()
-    }
-    return Run(folder, read["config"], read.get("history", []), read.get("metrics"))
-
-
 def train(
-    system: str,
+    system: str | type[System],
     train: ClipDataset,
     selection: ClipDataset,
     *,
@@ -106,7 +50,7 @@ def train(
     progress: bool = True,
     threads: int | None = 1,
     encoders: Mapping | None = None,
-) -> Run:
+) -> runs.Run:
     """Train `system` on `train`, keep the epoch with the best mean rho on the whole of `selection`
     (docs/paper.md row 16).
 
@@ -122,41 +66,24 @@ def train(
     data; ValueError when clips have no labels or the selection split cannot be scored, and when the
     loss is no longer finite.
     """
-    folder, place = Path(run_folder), devices.choose(device)
-    config, training = _config(system, train, selection, model, training, seed, encoders)
+    folder, place, found = Path(run_folder), devices.choose(device), models.find(system)
+    config, training = runs.describe(
+        found, train, selection, model=model, training=training, seed=seed, encoders=encoders
+    )
     with files.locked(folder):
-        _claim(folder, config)
-        if is_finished(folder):
-            return load_run(folder)
+        runs.claim(folder, config)
+        if runs.is_finished(folder):
+            return runs.load_run(folder)
         with devices.threads(threads), _own_random_numbers(place):
-            _train(_Work(system, train, selection, config, training, folder, seed, place, progress))
-        return load_run(folder)
-
-
-def check_run(
-    system: str,
-    train: ClipDataset,
-    selection: ClipDataset,
-    *,
-    model: profiles.Model,
-    training: profiles.Training,
-    run_folder: str | Path,
-    seed: int = 0,
-    encoders: Mapping | None = None,
-) -> None:
-    """Raises RunError naming the difference when `run_folder` holds a run, finished or not, that
-    `train` would refuse."""
-    if (Path(run_folder) / "config.json").exists():
-        _refuse_other(
-            Path(run_folder), _config(system, train, selection, model, training, seed, encoders)[0]
-        )
+            _train(_Work(found, train, selection, config, training, folder, seed, place, progress))
+        return runs.load_run(folder)
 
 
 @dataclass(frozen=True)
 class _Work:
     """One training, as `train` was asked for it."""
 
-    system: str
+    system: type[System]
     train: ClipDataset
     selection: ClipDataset
     config: dict
@@ -171,7 +98,7 @@ def _train(work: _Work) -> None:
     if work.device.type == "cuda":
         torch.cuda.set_device(work.device)
         torch.cuda.reset_peak_memory_stats(work.device)
-    system = models.find(work.system)
+    system = work.system
     if system.needs_partner:
         work = replace(
             work, train=work.train.with_partners(), selection=work.selection.with_partners()
@@ -188,7 +115,7 @@ def _train(work: _Work) -> None:
 def _train_stage(work: _Work, stage: str, history: list[dict]) -> None:
     """Start the stage, or go on with it; its epochs are added to `history`. Most systems have one
     stage: the training."""
-    stages, training = models.find(work.system).stages, work.training
+    stages, training = work.system.stages, work.training
     earlier = sum(
         entry.get("stage", stage) != stage for entry in history
     )  # epochs of the stages before
@@ -219,12 +146,12 @@ def _train_stage(work: _Work, stage: str, history: list[dict]) -> None:
     bar = tqdm(
         total=training.epochs * len(batches),
         initial=(len(history) - earlier) * len(batches),
-        desc=f"{work.system}, seed {work.seed}" + ("" if len(stages) == 1 else f", {stage}"),
+        desc=f"{work.system.name}, seed {work.seed}" + ("" if len(stages) == 1 else f", {stage}"),
         unit="batch",
         disable=not work.progress,
     )
     with bar:
-        while not _finished(history[earlier:], training):
+        while not runs.finished(history[earlier:], training):
             started, cpu_started, epoch = time.perf_counter(), time.process_time(), len(history) + 1
             _seed(work.seed, epoch)
             loader.set_epoch(epoch)
@@ -254,7 +181,7 @@ def _train_stage(work: _Work, stage: str, history: list[dict]) -> None:
             }
             # best/ first: killed before last/ is in place, the epoch is repeated and writes the
             # same best/ again.
-            if _merit(entry) > max([-math.inf, *map(_merit, history[earlier:-1])]):
+            if runs.merit(entry) > max([-math.inf, *map(runs.merit, history[earlier:-1])]):
                 with files.new_folder(best) as fresh:
                     plain.save_pretrained(fresh, model_card_kwargs=card)
             with files.new_folder(last) as fresh:
@@ -338,8 +265,9 @@ def _one_epoch(
     mean_loss = loss_sum.item() / clips
     if not math.isfinite(mean_loss):
         raise ValueError(
-            f"the training loss of epoch {epoch} is {mean_loss}: lower learning_rate (it is {training.learning_rate}), "
-            "set clip_norm, or look for NaN in the features"
+            f"the training loss of epoch {epoch} is {mean_loss}: "
+            f"lower learning_rate (it is {training.learning_rate}), set clip_norm, "
+            "or look for NaN in the features"
         )
     dropped = {name: (counts[1] / counts[0].clamp(min=1)).item() for name, counts in shown.items()}
     return {"loss": mean_loss, "learning_rate": schedule(update - 1), "dropped": dropped}
@@ -366,23 +294,6 @@ class Schedule:
 
 
 # --- state: what is written, and how it comes back
-
-
-def _finished(history: list[dict], training: profiles.Training) -> bool:
-    """All epochs of a stage done, or `patience` epochs without a better one."""
-    if not history or len(history) >= training.epochs:
-        return bool(history)
-    return history[-1]["epoch"] - max(history, key=_merit)["epoch"] >= training.patience
-
-
-def _merit(entry: dict) -> float:
-    """What an epoch is chosen for: mean rho on the selection split in the last stage, a low loss
-    there in earlier ones."""
-    return entry["selection_rho"] if "selection_rho" in entry else -entry["selection_loss"]
-
-
-def _best_epoch(history: list[dict]) -> int:
-    return max((entry for entry in history if "selection_rho" in entry), key=_merit)["epoch"]
 
 
 def _optimizer_state(accelerator: Accelerator, optimizer) -> dict:
@@ -414,111 +325,19 @@ def _finish(work: _Work, history: list[dict]) -> None:
     buffer = result.table.to_parquet(index=False)
     files.write_bytes(work.folder / "predictions.parquet", buffer)
     files.write_json(work.folder / "history.json", history)
-    cpu = [
-        epoch.get("cpu_seconds") for epoch in history
-    ]  # None: begun by a version that did not count them
     numbers = {
-        "system": work.system,
+        "system": work.system.name,
         "seed": work.seed,
         "selection": scores.as_dict(),
-        "best_epoch": _best_epoch(history),
+        "best_epoch": runs.best_epoch(history),
         "epochs": len(history),
         "parameters": parameter_count(network),
         "seconds": sum(epoch["seconds"] for epoch in history),
-        "cpu_seconds": None if None in cpu else sum(cpu),
+        "cpu_seconds": sum(epoch["cpu_seconds"] for epoch in history),
         "peak_memory_mb": _peak_memory(work.device),
         "device": work.device.type,
     }
     files.write_json(work.folder / "metrics.json", numbers)
-
-
-def _config(
-    system, train, selection, model, training, seed, encoders
-) -> tuple[dict, profiles.Training]:
-    """Everything that decides the result; written into the run folder and compared when the run is
-    asked for again.
-
-    Also the settings of training as the system makes them its own.
-    """
-    training = models.find(system).preset(training)
-    if absent := [name for name in MODALITIES if name not in train.dims]:
-        raise ValueError(
-            f"no training clip has {', '.join(absent)}, so the width of these features is unknown: "
-            "give it to the dataset, ClipDataset(..., dims={'" + absent[0] + "': ...})"
-        )
-    for name, dataset in (("training", train), ("selection", selection)):
-        if (unlabelled := np.isnan(dataset.targets).any(axis=1)).any():
-            first = dataset.clip_ids[int(np.argmax(unlabelled))]
-            raise ValueError(
-                f"{unlabelled.sum()} {name} clips have no labels, the first is {first!r}"
-            )
-        if dataset.audio_average != training.audio_average:
-            raise ValueError(
-                f"the {name} dataset averages {dataset.audio_average} audio steps, the training preset says "
-                f"{training.audio_average}: make it with audio_average=training.audio_average"
-            )
-    metrics.pearson_per_emotion(
-        selection.targets, selection.targets
-    )  # a split that has no rho says so now
-    dims = {f"{name}_dim": train.dims[name] for name in MODALITIES}
-    config = {
-        "system": system,
-        "seed": seed,
-        "sizes": dims | asdict(model),
-        "training": asdict(training),
-        "encoders": encoders and dict(encoders),
-        "data": {
-            name: _fingerprint(dataset)
-            for name, dataset in (("train", train), ("selection", selection))
-        },
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "accelerate", "numpy")},
-    }
-    return config, training
-
-
-def _fingerprint(dataset: ClipDataset) -> dict:
-    """Which clips, which labels, which encoders: enough to notice that a run was made from
-    something else."""
-    clips = hashlib.sha256("\n".join(dataset.clip_ids).encode()).hexdigest()
-    labels = hashlib.sha256(np.ascontiguousarray(dataset.targets).tobytes()).hexdigest()
-    encoders = getattr(dataset.store, "identity", None)
-    return {"count": len(dataset), "clips": clips[:16], "labels": labels[:16], "encoders": encoders}
-
-
-def _claim(folder: Path, config: dict) -> None:
-    """Write config.json, or check that the one there is the same."""
-    if (folder / "config.json").exists():
-        _refuse_other(folder, config)
-    else:
-        files.write_json(folder / "config.json", config)
-
-
-def _refuse_other(folder: Path, config: dict) -> None:
-    """Raises RunError when the folder's config.json says something else; other library versions are
-    only recorded."""
-    there, asked = json.loads((folder / "config.json").read_text()), json.loads(json.dumps(config))
-    there, asked = _flat(there | {"versions": {}}), _flat(asked | {"versions": {}})
-    different = [
-        f"{key} is {there.get(key)!r} there, {asked.get(key)!r} now"
-        for key in sorted(there.keys() | asked.keys())
-        if there.get(key) != asked.get(key)
-    ]
-    if different:
-        raise RunError(
-            f"{folder} holds a run of another configuration: {'; '.join(different[:8])}. "
-            "Choose another folder, or delete this one"
-        )
-
-
-def _flat(tree: object, prefix: str = "") -> dict:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        key: leaf
-        for name, branch in tree.items()
-        for key, leaf in _flat(branch, f"{prefix}.{name}" if prefix else name).items()
-    }
 
 
 # --- surroundings: accelerate, random numbers, memory

@@ -33,7 +33,6 @@ from taemi_lib import data as clip_data
 from taemi_lib import models, profiles, runs
 from taemi_lib.batches import ClipDataset
 from taemi_lib.data import Manifest, synthmimic
-from taemi_lib.data.synthmimic import world
 from taemi_lib.errors import ChoiceError, ManifestError
 from taemi_lib.features.extract import Report, extract
 from taemi_lib.features.store import Store
@@ -60,9 +59,22 @@ def shown(path: Path) -> Path:
     return path.relative_to(profiles.ROOT) if path.is_relative_to(profiles.ROOT) else path
 
 
+def _strangers(folder: Path) -> list[str]:
+    """What the generator did not make there."""
+    if not folder.is_dir():
+        return [folder.name] if folder.exists() else []
+    return sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if not entry.name.startswith((".", "synthmimic-"))
+        and not (entry / synthmimic.SETTINGS).is_file()
+    )
+
+
 def _write_settings(path: Path, profile: Profile, *sections: str) -> None:
     """The settings a folder belongs to, for its readers."""
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, profiles.to_toml(profile, sections).encode())
 
 
@@ -128,6 +140,12 @@ class Workspace:
                 f"{shown(self.data_root)} has no folder raw/: give --data-root (in a notebook "
                 "data_root) the folder of train_split.csv, valid_split.csv and raw/"
             )
+        if self.generated and (strangers := _strangers(self.data_root)):
+            raise ChoiceError(
+                f"profile {self.profile.name!r} would write generated clips into data_root = "
+                f"{shown(self.data_root)}, which holds {', '.join(strangers[:3])}: give an empty "
+                "folder, or for own clips --profile own, for the official layout --profile paper"
+            )
         devices.choose(self.device)
 
     # --- places
@@ -146,7 +164,7 @@ class Workspace:
     @property
     def label_sets(self) -> tuple[str, ...]:
         """All label sets of the clips, the main one first."""
-        return world.REGIMES if self.generated else (self.label_set,)
+        return synthmimic.REGIMES if self.generated else (self.label_set,)
 
     @property
     def label(self) -> str:
@@ -396,6 +414,7 @@ def side_by_side(work: Callable[[Job], None], jobs: Sequence[Job]) -> None:
     """
     if not jobs:
         return
+    workers.refuse_unguarded()
     workspace = jobs[0].workspace
     chosen = devices.choose(workspace.device)
     own = [job for job in jobs if job.system.__module__ == "__main__"]

@@ -6,31 +6,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from taemi_lib import profiles
-from taemi_lib.data.manifest import Clip, Manifest, read_csv
-from taemi_lib.errors import ChoiceError, ManifestError
-
-SOURCES = ("synthmimic", "vidmimic2", "csv")
+from taemi_lib.data import synthmimic, vidmimic2
+from taemi_lib.data.manifest import Clip, Manifest
+from taemi_lib.data.tables import read_csv
+from taemi_lib.errors import ChoiceError
 
 
 def load(data: profiles.Data, root: str | Path) -> Manifest:
-    """The manifest of a profile's data in `root`: a folder, or for the source "csv" the table
-    itself.
+    """The manifest of a profile's data in the folder `root`; own clips are in the table that the
+    profile names.
 
-    Raises ChoiceError for an unknown source and ManifestError for data that breaks rules.
+    Raises ChoiceError when it names none, ManifestError for data that breaks rules.
     """
     if data.source == "synthmimic":
-        from taemi_lib.data import synthmimic  # brings the generator along
-
-        return synthmimic.read(root, regime=data.regime)
+        return synthmimic.read(root, data)
     if data.source == "vidmimic2":
-        from taemi_lib.data import vidmimic2
-
-        return vidmimic2.read(root, seed=data.seed)
-    if data.source == "csv":
-        return read_csv(root, seed=data.seed)
-    raise ChoiceError(
-        f"there is no data source {data.source!r}; the sources are: {', '.join(SOURCES)}"
-    )
+        return vidmimic2.read(root, data)
+    if data.table is None:
+        raise ChoiceError("own clips need their table: --set data.table=clips.csv")
+    return read_csv(profiles.resolve(data.table), data)
 
 
 __all__ = ["Clip", "Manifest", "load", "read_csv"]

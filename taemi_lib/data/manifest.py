@@ -9,8 +9,6 @@ decoded.
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import math
 import os
 import re
@@ -24,11 +22,10 @@ import pandas as pd
 from taemi_lib.errors import ChoiceError, ManifestError
 from taemi_lib.profiles import EMOTIONS, SPLITS
 
-COLUMNS = ("split", "video", "audio", "transcript", *EMOTIONS)
+COLUMNS = ("split", "video", "audio", "transcript", "group", *EMOTIONS)
 _LABELLED_SPLITS = ("train", "selection", "test")
-_ID = re.compile(
-    r"\w[\w.\- ]{0,199}"
-)  # an id names a file of the feature store: no separators, no leading dot
+# an id names a file of the feature store: no separators, no leading dot
+_ID = re.compile(r"\w[\w.\- ]{0,199}")
 
 
 @dataclass(frozen=True)
@@ -52,18 +49,20 @@ class Manifest:
     """All clips of one source, checked.
 
     table:  one row a clip with the columns clip_id (or as index), video and optionally split,
-            audio, transcript and the six emotions; cells may be strings as read from a file. Rows
-            without a split get one by `default_split`.
-    root:   folder that the paths in `video` and `audio` are relative to, and must stay in.
+            audio, transcript, group and the six emotions; cells may be strings as read from a
+            file. Rows without a split are train when they have labels, else predict.
+    root:   folder that relative paths in `video` and `audio` start from, and must stay in.
     source: what to call this table in errors, usually the CSV's name.
     labels: name of the label set ("cue", "fixed", ... of the generator); "" where there is only
     one. places: "file, row n" for every row, for the errors; by default the rows of `source`, its
     header being row 1.
     names:  column names as the source spells them, where they differ ({"clip_id": "Filename"}).
+    missing_files: "refuse", or "skip": clips without their file are left out, and `skipped` has a
+            line for each.
 
     Raises ManifestError listing every problem: duplicate or unusable ids, files that do not exist
-    or lie outside `root`, labels that are no numbers or outside [0, 1], unknown splits, labels
-    missing where the split needs them.
+    or relative paths that leave `root`, labels that are no numbers or outside [0, 1], unknown
+    splits, labels missing where the split needs them.
     """
 
     def __init__(
@@ -74,12 +73,33 @@ class Manifest:
         labels: str = "",
         places: Sequence[str] | None = None,
         names: Mapping[str, str] | None = None,
+        missing_files: str = "refuse",
     ):
         self.root, self.source, self.labels = Path(root), source, labels
         raw = table.reset_index() if "clip_id" not in table else table
         rows = raw.to_dict("records")
         places = places or [f"{source}, row {number + 2}" for number in range(len(rows))]
+        self.skipped: list[str] = []
+        if missing_files == "skip":
+            rows, places = self._with_files(rows, places)
         self.table = _checked(rows, self.root, source, places, names or {})
+
+    def _with_files(self, rows: list[dict], places: Sequence[str]) -> tuple[list[dict], list[str]]:
+        """The rows whose files are there; `skipped` tells of the others."""
+        kept, where = [], []
+        for row, place in zip(rows, places, strict=True):
+            cells = [_text(row.get(kind)) for kind in ("video", "audio")]
+            gone = [cell for cell in cells if cell and not (self.root / cell).is_file()]
+            if gone:
+                self.skipped.append(f"{_text(row.get('clip_id'))}: {', '.join(gone)} is missing")
+            else:
+                kept.append(row)
+                where.append(place)
+        if self.skipped and not kept:
+            raise ManifestError(
+                self.source, [f"none of its {len(rows)} clips has its file in {self.root}"]
+            )
+        return kept, where
 
     def __len__(self) -> int:
         return len(self.table)
@@ -117,9 +137,9 @@ class Manifest:
         return list(self.table.index)
 
     def select(self, split: str) -> Manifest:
-        """The clips of one split. Raises ChoiceError for a name that is no split."""
+        """The clips of one split. Raises ChoiceError for an unknown one."""
         if split not in SPLITS:
-            raise ChoiceError(f"there is no split {split!r}; the splits are: {', '.join(SPLITS)}")
+            raise ChoiceError(f"unknown split {split!r}; the splits are: {', '.join(SPLITS)}")
         return self._with(self.table[self.table["split"] == split])
 
     def thinned(self, split: str, count: int, seed: int = 0) -> Manifest:
@@ -147,109 +167,15 @@ class Manifest:
         ]
         if unlabelled:
             raise ValueError(
-                f"{self.source}: {len(unlabelled)} clips have no labels, for example {unlabelled[0]}; "
-                "leave the predict split out where labels are needed"
+                f"{self.source}: {len(unlabelled)} clips have no labels, "
+                f"for example {unlabelled[0]}; leave the predict split out where labels are needed"
             )
         return values
-
-    def with_labels(self, labels: pd.DataFrame, name: str) -> Manifest:
-        """The same clips under another label set: `labels` has the six emotions as columns and clip
-        ids as index."""
-        table = self.table.copy()
-        table[list(EMOTIONS)] = labels.reindex(table.index)[list(EMOTIONS)].astype(np.float64)
-        return Manifest(table, self.root, f"{self.source} [{name}]", name)
-
-    def with_transcripts(self, transcripts: Mapping[str, str]) -> Manifest:
-        """The same clips with these transcripts; a clip that is not named is one where nothing was
-        spoken."""
-        return self._with(
-            self.table.assign(transcript=[transcripts.get(i, "") for i in self.table.index])
-        )
 
     def _with(self, table: pd.DataFrame) -> Manifest:
         other = copy.copy(self)  # the rows were checked when they came in
         other.table = table
         return other
-
-
-def read_csv(
-    path: str | Path, root: str | Path | None = None, selection_share: float = 0.1, seed: int = 0
-) -> Manifest:
-    """One's own clips from a CSV.
-
-    Columns: clip_id, video, the six emotions (cells may be empty, all six or none), optionally
-    split, audio, transcript. Paths are relative to `root`, by default the CSV's folder, and stay in
-    it. Without splits, labelled clips are train and the others predict; where there is train but no
-    selection, a seeded share of train becomes selection. Where there is a transcript column, an
-    empty cell means that nothing was spoken. Raises ManifestError listing every problem.
-    """
-    path = Path(path)
-    rows, places = read_rows(path, required=("clip_id", "video", *EMOTIONS))
-    manifest = Manifest(pd.DataFrame(rows), root or path.parent, path.name, places=places)
-    table = manifest.table
-    if not (table["split"] == "selection").any():
-        held_out = hold_out(table.index[table["split"] == "train"], selection_share, seed)
-        table.loc[sorted(held_out), "split"] = "selection"
-    return manifest
-
-
-def read_rows(path: Path, required: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
-    """Rows of a CSV as strings, and "file, row n" for each (the header is row 1, as spreadsheets
-    count).
-
-    Raises ManifestError when the file is missing, is no CSV in UTF-8, lacks a required column, or
-    has ragged rows.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
-    except OSError as error:
-        raise ManifestError(path.name, [f"{path}: cannot be read ({error.strerror})"]) from error
-    except UnicodeDecodeError as error:
-        raise ManifestError(
-            path.name, [f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8"]
-        ) from error
-    try:
-        lines = list(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True))
-    except csv.Error as error:
-        raise ManifestError(path.name, [f"{path}: is not a CSV ({error})"]) from error
-    header = [name.strip() for name in lines[0]] if lines else []
-    problems = [
-        f"{path.name}, row 1, column {name}: missing column"
-        for name in required
-        if name not in header
-    ]
-    problems += [
-        f"{path.name}, row 1, column {name}: appears twice"
-        for name in sorted(set(header))
-        if name and header.count(name) > 1
-    ]
-    rows, places = [], []
-    for number, cells in enumerate(lines[1:], start=2):
-        if not any(cell.strip() for cell in cells):
-            continue
-        place = f"{path.name}, row {number}"
-        if len(cells) != len(header):
-            problems.append(
-                f"{place}, column {min(len(cells), len(header)) + 1}: "
-                f"the row has {len(cells)} cells, the header {len(header)}"
-            )
-        rows.append(dict(zip(header, (cell.strip() for cell in cells), strict=False)))
-        places.append(place)
-    if not rows and not problems:
-        problems.append(f"{path.name}, row 2, column {required[0]}: the table has no rows")
-    if problems:
-        raise ManifestError(path.name, problems)
-    return rows, places
-
-
-def hold_out(clip_ids: Iterable[str], share: float, seed: int) -> set[str]:
-    """A seeded share of the ids (at least one of two or more), the same whatever order they come
-    in."""
-    ordered = sorted(clip_ids)
-    if not 0 <= share < 1:
-        raise ValueError(f"selection_share is {share}, expected 0 <= share < 1")
-    count = min(max(round(share * len(ordered)), int(share > 0)), max(len(ordered) - 1, 0))
-    return set(np.random.default_rng(seed).permutation(ordered)[:count].tolist())
 
 
 def _checked(
@@ -288,12 +214,13 @@ def _checked(
             for emotion in empty:
                 complain(
                     emotion,
-                    "is empty although other emotions of the clip have values; fill all six or none",
+                    "is empty although other emotions of the clip have values; "
+                    "fill all six or none",
                 )
 
         split = _text(row.get("split")) or ("predict" if empty else "train")
         if split not in SPLITS:
-            complain("split", f"{split!r} is no split; the splits are: {', '.join(SPLITS)}")
+            complain("split", f"unknown split {split!r}; the splits are: {', '.join(SPLITS)}")
         elif split in _LABELLED_SPLITS and len(empty) == len(EMOTIONS):
             complain(
                 EMOTIONS[0],
@@ -309,6 +236,7 @@ def _checked(
                 "transcript": None
                 if "transcript" not in row or transcript is None
                 else _text(transcript),
+                "group": _text(row.get("group")),
                 **{
                     emotion: math.nan if value is None else value
                     for emotion, value in zip(EMOTIONS, values, strict=True)
@@ -318,7 +246,7 @@ def _checked(
     if problems:
         raise ManifestError(source, problems)
     table = pd.DataFrame(finished, columns=["clip_id", *COLUMNS]).set_index("clip_id")
-    texts = ["split", "video", "audio", "transcript"]
+    texts = ["split", "video", "audio", "transcript", "group"]
     return table.astype({**dict.fromkeys(texts, object), **dict.fromkeys(EMOTIONS, np.float64)})
 
 
@@ -328,17 +256,25 @@ def _text(cell: object) -> str:
 
 
 def _path(cell: str, root: Path, kind: str, complain) -> str:
-    """The cell as a path relative to `root`. Links inside the folder may point anywhere: their
-    owner put them there."""
+    """The cell as a path relative to `root`, or as the absolute path that it is. Links inside the
+    folder may point anywhere: their owner put them there."""
     if not cell:
         return ""
     base = os.path.abspath(root)
     full = os.path.normpath(os.path.join(base, cell))
-    if not Path(full).is_relative_to(base):
-        complain(kind, f"{cell!r} leaves the data folder; put the file into it, or a link to it")
+    inside = Path(full).is_relative_to(base)
+    if not (inside or os.path.isabs(cell)):
+        complain(
+            kind, f"{cell!r} leaves the data folder; put the file into it, or give an absolute path"
+        )
     elif not os.path.isfile(full):
-        complain(kind, f"{cell!r} does not exist in the data folder")
-    return os.path.relpath(full, base)
+        where = " in the data folder" if inside else ""
+        complain(
+            kind,
+            f"{cell!r} does not exist{where}; "
+            "to leave such clips out: --set data.missing_files=skip",
+        )
+    return os.path.relpath(full, base) if inside else full
 
 
 def _label(cell: object, emotion: str, complain) -> float | None:

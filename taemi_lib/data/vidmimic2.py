@@ -11,26 +11,27 @@ from pathlib import Path
 
 import pandas as pd
 
-from taemi_lib.data.manifest import Manifest, hold_out, read_rows
+from taemi_lib.data.manifest import Manifest
+from taemi_lib.data.tables import hold_out, read_rows
 from taemi_lib.errors import ManifestError
-from taemi_lib.profiles import EMOTIONS
+from taemi_lib.profiles import EMOTIONS, Data
 
 TRAIN, VALID, RAW = "train_split.csv", "valid_split.csv", "raw"
 
 
-def read(root: str | Path, seed: int = 0, selection_share: float = 0.1) -> Manifest:
+def read(root: str | Path, data: Data | None = None) -> Manifest:
     """The folder's clips: train -> train + selection (seeded), valid -> test, ids of raw/ in
     neither table -> predict.
 
     Models are chosen on a fold held out of train, so that the official validation set stays
-    untouched until the end (docs/paper.md row 16). Raises ManifestError when a table or the folder
+    untouched until the end (docs/paper.md row 16). Which share, with which seed, and what becomes
+    of rows without their file is told by `data`. Raises ManifestError when a table or the folder
     raw/ is missing, or when a row breaks a rule.
     """
-    root = Path(root)
+    root, data = Path(root), data or Data()
     if not (root / RAW).is_dir():
         raise ManifestError(
-            str(root),
-            [f"{root / RAW}: there is no such folder; expected {RAW}/00000.mp4 and so on"],
+            str(root), [f"{root / RAW}: missing folder; expected {RAW}/00000.mp4 and so on"]
         )
     problems, rows, places = [], [], []
     for name, split in ((TRAIN, "train"), (VALID, "test")):
@@ -54,10 +55,16 @@ def read(root: str | Path, seed: int = 0, selection_share: float = 0.1) -> Manif
             places.append(f"{RAW}/{video.name}")
     table = pd.DataFrame(rows, columns=["clip_id", "split", "video", *EMOTIONS])
     manifest = Manifest(
-        table, root, root.name, places=places, names={"clip_id": "Filename", "video": "Filename"}
+        table,
+        root,
+        root.name,
+        places=places,
+        names={"clip_id": "Filename", "video": "Filename"},
+        missing_files=data.missing_files,
     )
     table = manifest.table
-    held_out = hold_out(table.index[table["split"] == "train"], selection_share, seed)
+    train = {clip_id: clip_id for clip_id in table.index[table["split"] == "train"]}
+    held_out = hold_out(train, data.selection_share, data.seed)
     table.loc[sorted(held_out), "split"] = "selection"
     return manifest
 

@@ -31,7 +31,8 @@ def event_windows(
     rows = truth.set_index("clip_id") if "clip_id" in truth.columns else truth
     if missing := [column for column in columns if column not in rows.columns]:
         raise ValueError(
-            f"truth has no column {', '.join(missing)}; regimes are named in its columns counts/<regime>"
+            f"truth has no column {', '.join(missing)}; "
+            "regimes are named in its columns counts/<regime>"
         )
     if unknown := [clip_id for clip_id in clip_ids if clip_id not in rows.index]:
         raise ValueError(
@@ -90,7 +91,8 @@ def attention_ratios(
     """{modality: attention_over_decoy} for predictions made with attention=True."""
     if not predictions.attention:
         raise ValueError(
-            "these predictions hold no attention: predict with attention=True, with a system that attends"
+            "these predictions hold no attention: "
+            "predict with attention=True, with a system that attends"
         )
     counts, decoy = event_windows(truth, regime, predictions.clip_ids)
     return {

@@ -20,7 +20,7 @@ from scipy import stats
 from taemi_lib.evaluation import metrics
 
 RESAMPLES = 2000
-BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no detectable difference"
+VERDICTS = BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no detectable difference"
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,6 @@ class Rho:
     @property
     def mean(self) -> float:
         return float(self.seeds.mean())
-
-    @property
-    def sd(self) -> float:
-        """Between seeds; NaN for a single one."""
-        return float(self.seeds.std(ddof=1)) if len(self.seeds) > 1 else float("nan")
 
 
 @dataclass(frozen=True)
@@ -148,7 +143,8 @@ def compare(system: Rho, reference: Rho, level: float = 0.95) -> Comparison:
     draws = system.resampled.shape[1]
     if draws != reference.resampled.shape[1]:
         raise ValueError(
-            f"{draws} and {reference.resampled.shape[1]} resamples: score both systems with the same n"
+            f"{draws} and {reference.resampled.shape[1]} resamples: "
+            "score both systems with the same n"
         )
     delta = system.mean - reference.mean
     if abs(delta) < 1e-9 and np.allclose(

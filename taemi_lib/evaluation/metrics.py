@@ -44,8 +44,8 @@ def checked(prediction, target) -> tuple[np.ndarray, np.ndarray]:
     prediction, target = _array(prediction), _array(target)
     if prediction.ndim != 2 or prediction.shape != target.shape:
         raise ValueError(
-            f"prediction is {prediction.shape} and target {target.shape}; both must be (N, {len(EMOTIONS)}), "
-            "one row a clip, the whole split at once"
+            f"prediction is {prediction.shape} and target {target.shape}; "
+            f"both must be (N, {len(EMOTIONS)}), one row a clip, the whole split at once"
         )
     if len(prediction) < 2:
         raise ValueError(f"a correlation needs at least 2 clips, this split has {len(prediction)}")
@@ -55,7 +55,8 @@ def checked(prediction, target) -> tuple[np.ndarray, np.ndarray]:
             row, column = np.argwhere(bad)[0]
             raise ValueError(
                 f"{bad.sum()} values of the {name} are NaN or infinite, the first in row {row}, "
-                f"{_name(column, values.shape[1])}: score labelled clips only, and look for divergence in training"
+                f"{_name(column, values.shape[1])}: score labelled clips only, "
+                "and look for divergence in training"
             )
     return prediction.astype(np.float64), target.astype(np.float64)
 
@@ -65,8 +66,8 @@ def refuse_constant(target: np.ndarray) -> None:
     can be scored on it."""
     if (flat := np.ptp(target, axis=0) == 0).any():
         raise ValueError(
-            f"the target of {_name(int(np.argmax(flat)), len(flat))} is the same for all {len(target)} clips: "
-            "its correlation is undefined; score a larger split"
+            f"the target of {_name(int(np.argmax(flat)), len(flat))} is the same for all "
+            f"{len(target)} clips: its correlation is undefined; score a larger split"
         )
 
 

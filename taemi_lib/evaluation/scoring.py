@@ -6,7 +6,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,12 @@ from taemi_lib.models.base import System
 from taemi_lib.profiles import EMOTIONS
 from taemi_lib.support import device as devices
 
-if TYPE_CHECKING:
-    from taemi_lib.training import Run
+
+class TrainedRun(Protocol):
+    """What is asked of a run here: its best checkpoint."""
+
+    def model(self) -> System:
+        """The system, ready to predict."""
 
 
 @dataclass
@@ -166,7 +170,7 @@ def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> Eva
 
 
 def evaluate(
-    system: System | Run,
+    system: System | TrainedRun,
     dataset: ClipDataset,
     device: str | torch.device | None = "auto",
     batch_size: int = 64,

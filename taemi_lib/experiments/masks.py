@@ -47,7 +47,7 @@ class MaskedStore:
 
     def __init__(self, store, masks: pd.DataFrame) -> None:
         self.store, self.masks = store, masks
-        self.identity = getattr(store, "identity", None)
+        self.identity = store.identity
 
     def __contains__(self, clip_id: object) -> bool:
         return clip_id in self.masks.index and clip_id in self.store

@@ -55,7 +55,7 @@ class AudioEncoder:
     """One clip's sound to a sequence of 50 frames/s.
 
     source: folder or hub id in audeering's format. seconds: longer sound is cut (the paper: 12 s).
-    dim: hidden + 3. Raises EncoderError when the model cannot be had or does not have this format.
+    dim: hidden + 3. Raises EncoderError when the model is not there or does not have this format.
     """
 
     def __init__(self, source: str, device: str = "cpu", seconds: float = 12.0):

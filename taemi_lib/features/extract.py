@@ -26,6 +26,7 @@ from taemi_lib.data.manifest import Clip, Manifest
 from taemi_lib.data.media import SAMPLE_RATE, Unreadable, is_silent, read_audio, read_frames
 from taemi_lib.errors import ExtractionError
 from taemi_lib.features import Encoders, identity, load_encoders
+from taemi_lib.features.changes import outdated, remember, source_of, words_of_table
 from taemi_lib.features.sequences import ClipFeatures
 from taemi_lib.features.store import Store
 from taemi_lib.support import device as devices
@@ -41,6 +42,8 @@ class Report:
 
     absent and damaged have the columns clip_id, modality, reason and cover all clips of the
     manifest.
+    changed      ids of clips that were encoded again, because their files or words are others
+    transcripts  where the words come from: {"table": clips, "whisper": clips, "none": clips}
     """
 
     done: int
@@ -48,9 +51,19 @@ class Report:
     absent: pd.DataFrame
     damaged: pd.DataFrame
     seconds: float
+    changed: list[str]
+    transcripts: dict[str, int]
 
     def __str__(self) -> str:
         lines = [f"{self.done} clips encoded now, {self.found} found in the store"]
+        if self.changed:
+            shown = ", ".join(self.changed[:5]) + (", ..." if len(self.changed) > 5 else "")
+            lines.append(f"  encoded again, because their files or words changed: {shown}")
+        words = {"table": "from the table", "whisper": "from Whisper", "none": "none"}
+        counts = [
+            f"{words[name]} ({count} clips)" for name, count in self.transcripts.items() if count
+        ]
+        lines.append(f"  transcripts: {', '.join(counts) or 'none'}")
         for name, table in (("absent", self.absent), ("damaged", self.damaged)):
             counts = table.groupby(["modality", "reason"]).size()
             lines += [
@@ -62,7 +75,7 @@ class Report:
 
 def extract_clip(clip: Clip, encoders: Encoders) -> ClipFeatures:
     """Decode and encode one clip. A modality that a file does not give is absent, with its reason;
-    the others go on."""
+    the others are encoded all the same."""
     absent: dict[str, str] = {}
     damaged: dict[str, str] = {}
     settings = encoders.settings
@@ -91,8 +104,10 @@ def extract_clip(clip: Clip, encoders: Encoders) -> ClipFeatures:
         absent["vision"] = error.reason
 
     try:
-        if settings.transcripts == "manifest" and clip.transcript is not None:
-            found["transcript"] = clip.transcript
+        if (words := words_of_table(clip, settings)) is not None:
+            found["transcript"] = words
+        elif encoders.speech is None:
+            raise Unreadable("no transcript in the table")
         elif sound is not None:
             found["transcript"] = encoders.speech.transcribe(sound.samples)
         else:
@@ -114,30 +129,54 @@ def extract(
 ) -> Report:
     """Encode the manifest's clips that are not in the store at `store_root` yet.
 
+    A clip whose files (or words, where the table gives them) have changed is encoded again.
+
     processes: as many as cores by default, one on a GPU; scripts that call this need the usual
     `if __name__ == "__main__":` guard. device: None or "auto" takes a GPU if there is one.
-    Raises StoreError for a store of other encoders, EncoderError for an encoder that cannot be had,
-    and after all other clips are done ExtractionError naming the clips that failed for another
-    reason than a bad file.
+    Raises StoreError for a store of other encoders, EncoderError for an encoder that is not on
+    this machine, ExtractionError at once in a script without the guard, and after all other clips
+    are done, naming the clips that failed for another reason than a bad file.
     """
+    workers.refuse_unguarded()
     started = time.perf_counter()
     store = Store(store_root, identity(encoders))
     place = str(devices.choose(device))
-    done = 0
-    if _missing(manifest, store):
+    done, again = 0, list[str]()
+    if any(outdated(manifest, store, encoders)):
         with files.locked(
             store.root
         ):  # a second command on the same store waits, then finds the work done
             store.clean()
-            done = _encode_all(
-                _missing(manifest, store), encoders, store, place, processes, progress
-            )
+            store = Store(store_root)
+            new, changed = outdated(manifest, store, encoders)
+            again = [clip.clip_id for clip in changed]
+            todo = [*new, *changed]
+            done = _encode_all(todo, encoders, store, place, processes, progress) if todo else 0
+            store = Store(store_root)
+            remember(manifest, store)
     absent, damaged = (_of(store.report(kind), manifest) for kind in ("absent", "damaged"))
-    return Report(done, len(manifest) - done, absent, damaged, time.perf_counter() - started)
+    return Report(
+        done,
+        len(manifest) - done,
+        absent,
+        damaged,
+        time.perf_counter() - started,
+        again,
+        _transcripts(manifest, encoders, absent),
+    )
 
 
-def _missing(manifest: Manifest, store: Store) -> list[Clip]:
-    return [manifest[clip_id] for clip_id in manifest.clip_ids if clip_id not in store]
+def _transcripts(
+    manifest: Manifest, settings: profiles.Encoders, absent: pd.DataFrame
+) -> dict[str, int]:
+    """Where the words of how many clips come from."""
+    without = set(absent["clip_id"][absent["modality"] == "text"])
+    counts = {"table": 0, "whisper": 0, "none": len(without)}
+    for clip in manifest:
+        if clip.clip_id not in without:
+            given = words_of_table(clip, settings) is not None
+            counts["table" if given else "whisper"] += 1
+    return counts
 
 
 def _encode_all(
@@ -165,7 +204,7 @@ def _encode_all(
         lines = "\n".join(f"  {clip_id}: {error}" for clip_id, error in sorted(failed.items()))
         raise ExtractionError(
             f"{len(failed)} of {len(todo)} clips failed, the others are in {store.root}:\n{lines}\n"
-            "Run the same again to go on with these."
+            "Run the same again to continue with these."
         )
     return len(todo)
 
@@ -191,7 +230,8 @@ _Result = tuple[str, str]  # clip id, what went wrong ("" if nothing)
 
 def _encode(clip: Clip, encoders: Encoders, store: Store) -> _Result:
     try:
-        store.write(extract_clip(clip, encoders))
+        source = source_of(clip, encoders.settings)  # before: a file may change meanwhile
+        store.write(extract_clip(clip, encoders), source)
     except (
         Exception
     ) as error:  # whatever it is, it must not stop the other clips; extract() raises it at the end
@@ -223,8 +263,10 @@ def _in_processes(
                 settings, device
             )  # an encoder that cannot be loaded says so here, better than in a worker
             raise ExtractionError(
-                f"a process died while encoding (out of memory?); {sum(c.clip_id in store for c in todo)} of "
-                f"{len(todo)} clips are in {store.root}. Run the same again to go on, with fewer processes."
+                "a process died while encoding (out of memory?); "
+                f"{sum(c.clip_id in store for c in todo)} of {len(todo)} clips are in "
+                f"{store.root}. "
+                "Run the same again to continue, with fewer processes."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

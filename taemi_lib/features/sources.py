@@ -41,13 +41,13 @@ class Source:
     revision: str | None = None
 
 
-def locate(source: str, role: str) -> Source:
+def locate(source: str, role: str, download: bool = True) -> Source:
     """Find an encoder: "micro:NAME" in this package, a folder or file, else a model id of the
     Hugging Face hub.
 
     The hub's cache is looked at first; only what is missing there is downloaded, unless
-    HF_HUB_OFFLINE is set. `role` (audio, vision, speech, text) is for the errors. Raises
-    EncoderError.
+    HF_HUB_OFFLINE is set or `download` is false. `role` (audio, vision, speech, text) is for the
+    errors. Raises EncoderError naming the setting, its value, and how to get the encoder.
     """
     if source.startswith("micro:"):
         path = MICRO / source.removeprefix("micro:")
@@ -63,7 +63,9 @@ def locate(source: str, role: str) -> Source:
     path = resolve(source)
     if path.exists():
         return Source(str(path), f"{path.name}@{digest(path)}")
-    return _on_hub(source, role)
+    if Path(source).is_absolute():
+        raise EncoderError(f"encoders.{role} = {source!r}: no such folder or file")
+    return _on_hub(source, role, download)
 
 
 def digest(path: Path) -> str:
@@ -87,27 +89,30 @@ def _digest_of(
         return hashlib.file_digest(opened, "sha256").digest()
 
 
-def _on_hub(name: str, role: str) -> Source:
+def _on_hub(name: str, role: str, download: bool) -> Source:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     help_ = (
-        "it is neither a folder here nor in the cache of the Hugging Face hub. Connect to the network once, or "
-        "copy the model's folder to this machine and give its path"
+        "neither a folder here nor in the cache of the Hugging Face hub. Connect to the network "
+        f"once, or copy the model's folder to this machine: --set encoders.{role}=FOLDER"
     )
     try:
         try:
             config = hf_hub_download(name, "config.json", local_files_only=True)
         except LocalEntryNotFoundError:
-            if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+            offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+            if offline or not download:
                 raise
             config = hf_hub_download(name, "config.json")
     except HFValidationError as error:
         raise EncoderError(
-            f"{role} encoder {name!r}: there is no such folder, and it is no hub id either"
+            f"encoders.{role} = {name!r}: neither a folder here nor a hub id (owner/name)"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise EncoderError(f"{role} encoder {name!r}: {help_} ({type(error).__name__})") from error
+        raise EncoderError(
+            f"encoders.{role} = {name!r}: {help_} ({type(error).__name__})"
+        ) from error
     commit = Path(config).parent.name  # .../snapshots/<commit>/config.json: names the weights too
     return Source(name, f"{name}@{commit[:8]}", commit)
 

@@ -8,6 +8,7 @@ Decoding is greedy (temperature 0), so that the same sound always gives the same
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -25,23 +26,31 @@ from taemi_lib.profiles import resolve
 
 _LANGUAGE = "en"  # the data's; automatic detection would guess anew for every clip
 _FULL_CONTEXT = 1500  # encoder frames of every published Whisper: 30 s
-_SHORTEST = (
-    SAMPLE_RATE // 4
-)  # a last window shorter than 0.25 s holds no word, but makes Whisper invent one
+# a last window shorter than 0.25 s holds no word, but makes Whisper invent one
+_SHORTEST = SAMPLE_RATE // 4
+# where whisper keeps what it has fetched
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "whisper"
 
 
-def locate_speech(source: str) -> Source:
+def locate_speech(source: str, download: bool = True) -> Source:
     """As `sources.locate`; a published model's name ("large-v3") is also known, by the hash of its
-    weights."""
+    weights, and fetched by whisper itself, not from the hub. Raises EncoderError, without
+    `download` also for a published model that is not in whisper's cache."""
     name = source.removeprefix("openai-whisper:")
     if name in whisper.available_models() and not resolve(source).exists():
-        expected = whisper._MODELS[name].split("/")[
-            -2
-        ]  # its address contains the hash that whisper itself checks
+        address = whisper._MODELS[name]
+        expected = address.split("/")[-2]  # the hash that whisper itself checks
+        cached = CACHE / address.rsplit("/", 1)[-1]
+        if not (download or cached.is_file()):
+            raise EncoderError(
+                f"encoders.speech = {source!r}: {cached.name} is not in whisper's cache. "
+                f'Connect to the network once: python -c "import whisper; whisper.load_model'
+                f"('{name}')\"; or copy the file: --set encoders.speech=FILE"
+            )
         return Source(name, f"openai-whisper:{name}@{expected[:8]}")
     if not (source.startswith("micro:") or resolve(source).exists()):
         raise EncoderError(
-            f"speech encoder {source!r}: there is no such folder or file; the published models are: "
+            f"encoders.speech = {source!r}: no such folder or file; the published models are: "
             f"{', '.join(whisper.available_models())}"
         )
     return locate(source, "speech")
@@ -52,7 +61,7 @@ class SpeechToText:
 
     source: a whisper .pt file, a published model's name (downloaded once, to whisper's own cache),
     or a folder with config.json and model.safetensors (the micro format). Raises EncoderError when
-    the model cannot be had.
+    the model is not there.
     """
 
     def __init__(self, source: str, device: str = "cpu"):

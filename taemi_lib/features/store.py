@@ -8,8 +8,10 @@ Values are fp16 at rest, times float32.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
+from collections.abc import Sequence as Sequence_
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +22,9 @@ from safetensors.numpy import save
 from taemi_lib.errors import StoreError
 from taemi_lib.features.sequences import ClipFeatures, Sequence
 from taemi_lib.support import files
+from taemi_lib.support.differences import differences
 
-LAYOUT = 1  # raise when files written before can no longer be read
+LAYOUT = 2  # raise when files written before can no longer be read
 _SEQUENCES = {
     "audio": "audio",
     "vision": "vision",
@@ -44,7 +47,7 @@ class Store:
         if not about.exists():
             if identity is None:
                 raise StoreError(
-                    f"{self.root}: there is no feature store here; extract the features first"
+                    f"{self.root}: no feature store in this folder; extract the features first"
                 )
             self._clips.mkdir(parents=True, exist_ok=True)
             files.write_json(about, {"layout": LAYOUT, "identity": dict(identity)})
@@ -57,19 +60,16 @@ class Store:
             ) from error
         if layout != LAYOUT:
             raise StoreError(
-                f"{about}: the store has layout {layout}, this version reads {LAYOUT}; extract again"
+                f"{about}: the store has layout {layout}, this version reads {LAYOUT}: "
+                "delete the folder and extract again"
             )
         if identity is not None and dict(identity) != self.identity:
-            roles = sorted(self.identity.keys() | identity.keys())
-            differences = "\n".join(
-                f"  {role}: the store has {self.identity.get(role, 'none')}, asked for {identity.get(role, 'none')}"
-                for role in roles
-                if self.identity.get(role) != identity.get(role)
-            )
+            lines = "\n".join(f"  {line}" for line in differences(self.identity, identity))
             raise StoreError(
-                f"{self.root}: the features here were made with other encoders:\n{differences}\n"
+                f"{self.root}: the features here were made with other encoders:\n{lines}\n"
                 "Use those, or give another folder for the new features."
             )
+        self._sources: dict[str, dict] = {}  # of clips whose header was read
 
     def __contains__(self, clip_id: object) -> bool:
         return self._file(str(clip_id)).exists()
@@ -83,9 +83,12 @@ class Store:
             file.name.removesuffix(".safetensors") for file in self._clips.glob("*.safetensors")
         )
 
-    def write(self, features: ClipFeatures) -> None:
-        """Keep one clip, replacing an earlier version. Raises ValueError for values that fp16
-        cannot hold."""
+    def write(self, features: ClipFeatures, source: Mapping[str, str] | None = None) -> None:
+        """Keep one clip, replacing an earlier version.
+
+        source: what it was made from, {"video": sha256, ...}. Raises ValueError for values that
+        fp16 cannot hold.
+        """
         tensors: dict[str, np.ndarray] = {}
         for name in _SEQUENCES:
             if (sequence := getattr(features, name)) is not None:
@@ -99,7 +102,9 @@ class Store:
             "absent": features.absent,
             "damaged": features.damaged,
             "identity": self.identity,
+            "source": dict(source or {}),
         }
+        self._sources.pop(features.clip_id, None)
         # safetensors wants one tensor at least; a clip with nothing at all still has its reasons to
         # tell.
         data = save(
@@ -141,6 +146,20 @@ class Store:
                 if f"{name}.values" in there
             }
 
+    def source(self, clip_id: str) -> dict[str, str]:
+        """What the clip's features were made from, as `write` was told."""
+        if clip_id not in self._sources:
+            about, file = self._open(clip_id)
+            with file:
+                self._sources[clip_id] = about["source"]
+        return self._sources[clip_id]
+
+    def fingerprint(self, clip_ids: Sequence_[str]) -> str:
+        """Changes when one of these clips was encoded again from another file. Raises
+        StoreError."""
+        about = [[clip_id, self.source(clip_id)] for clip_id in clip_ids]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
     def report(self, kind: str = "absent") -> pd.DataFrame:
         """Every absent (or "damaged": there, but incomplete) modality: columns clip_id, modality,
         reason."""
@@ -167,7 +186,7 @@ class Store:
             return json.loads(file.metadata()["taemi"]), file
         except FileNotFoundError as error:
             raise StoreError(
-                f"{self.root}: has no features of clip {clip_id!r}; extract them first"
+                f"{self.root}: no features of clip {clip_id!r}; extract them first"
             ) from error
         except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
             raise StoreError(
@@ -180,6 +199,7 @@ def _half(values: np.ndarray, clip_id: str, name: str) -> np.ndarray:
         half = np.ascontiguousarray(values, np.float16)
     if not np.isfinite(half).all():
         raise ValueError(
-            f"clip {clip_id}: {name} features are not finite numbers within +-65504; check the encoder"
+            f"clip {clip_id}: {name} features are not finite numbers within +-65504; "
+            "check the encoder"
         )
     return half

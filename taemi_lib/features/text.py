@@ -16,7 +16,7 @@ class TextEncoder:
     """One clip's transcript to its tokens and their summary.
 
     source: folder or hub id of a BERT-like model with its tokenizer. pooling: "cls" (GTE) or "mean"
-    (MiniLM), as the model was trained. Raises EncoderError when the model cannot be had, ValueError
+    (MiniLM), as the model was trained. Raises EncoderError when the model is not there, ValueError
     for another pooling.
     """
 

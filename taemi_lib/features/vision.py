@@ -23,7 +23,7 @@ class VisionEncoder:
     """One clip's frames to a sequence.
 
     source: folder or hub id of a ViT-like model with its preprocessor_config.json. pooling: "cls"
-    or "mean". Raises EncoderError when the model cannot be had, ValueError for another pooling.
+    or "mean". Raises EncoderError when the model is not there, ValueError for another pooling.
     """
 
     def __init__(self, source: str, device: str = "cpu", pooling: str = "cls"):

@@ -8,8 +8,6 @@ are used through `taemi_lib.features`, as everything else uses them.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from taemi_lib.data.synthmimic import world
@@ -114,48 +112,3 @@ def check(encoders, clips: int = 200) -> dict[str, dict[str, float]]:
         "speech": check_speech(encoders.speech, held_out),
         "text": check_text(encoders.text),
     }
-
-
-_CARDS = {
-    "audio": (
-        "Wav2Vec2 (hidden 128, 3 layers, 50 frames/s) with a dense-tanh-out head in the shape of "
-        "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim",
-        "8,000 sentences spoken by espeak-ng with planted prosody; per frame: arousal, dominance and valence of the event sounding "
-        "(proxies that SynthMimic defines) and the prosody settings behind them",
-    ),
-    "vision": (
-        "ViT (72 x 72 pixels, patch 12, hidden 96, 4 layers; use the mean over its tokens)",
-        "freshly drawn cartoon faces; the nine parameters of their expression",
-    ),
-    "speech": (
-        "openai-whisper's architecture (128 wide, 3 + 2 layers, windows of 6 s); token rows stored compactly",
-        "8,000 sentences spoken by espeak-ng; their words, and per frame the phoneme sounding",
-    ),
-    "text": (
-        "BERT (hidden 128, 3 layers, WordPiece vocabulary; use the CLS vector)",
-        "40,000 sentences of SynthMimic's grammar; six emotion strengths and which moment the words point at",
-    ),
-}
-
-
-def write_card(folder: Path, role: str, measured: dict[str, float]) -> None:
-    """README.md of one micro backbone: what it is, what it learned from, how good it is, what it
-    cannot do."""
-    shape, lessons = _CARDS[role]
-    rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in measured.items())
-    (folder / "README.md").write_text(f"""# taemi micro backbone: {role}
-
-{shape}.
-
-**Trained on** {lessons}. All of it synthetic, made by `taemi_lib.data.synthmimic`'s "encoder" pool; trained from nothing by
-`taemi_lib/micro/train_{role}.py` (notebook appendix/A1 retrains it). No real recording, face or text was used.
-
-**Held out** (voices, sentences and faces of another pool):
-
-| check | value |
-|---|---|
-{rows}
-
-**Limits.** It knows only this small world. On real speech, real faces or free text its output means nothing: use the backbones of
-the `paper` profile there. Licence: Apache-2.0, as the rest of this repository.
-""")

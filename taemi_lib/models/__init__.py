@@ -1,33 +1,31 @@
 """All systems by name: `create("taemi", audio_dim=131, ...)`, `names()`, `load(folder)`. One
-readable file a system."""
+readable file a system: a `System` with a `name` is known as soon as its file is imported, those in
+systems/ are imported here, and one's own by `import_systems`."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import inspect
 import json
+import pkgutil
+import sys
 from pathlib import Path
 
 from taemi_lib.batches import Batch, ClipDataset, LengthGroupedBatches, collate
 from taemi_lib.errors import ChoiceError
-from taemi_lib.models.base import Output, System
-from taemi_lib.models.systems import (
-    ablations,
-    anchors,
-    baselines,
-    controls,
-    fusion,
-    hallmen,
-    misa,
-    mult,
-    savchenko2025,
-    yu2024,
-    yu2025,
-    zhang2024,
-)
+from taemi_lib.models import systems
+from taemi_lib.models.base import REGISTERED, Output, System
 from taemi_lib.models.taemi import TAEMI
+
+for _module in pkgutil.iter_modules(systems.__path__, f"{systems.__name__}."):
+    importlib.import_module(_module.name)
+
+USER = "taemi_user_"  # how the modules of files with own systems begin
 
 __all__ = [
     "TAEMI",
+    "USER",
     "Batch",
     "ClipDataset",
     "LengthGroupedBatches",
@@ -36,68 +34,93 @@ __all__ = [
     "collate",
     "create",
     "find",
+    "import_systems",
     "load",
     "names",
 ]
 
-_SYSTEMS: dict[str, type[System]] = {
-    system.name: system
-    for system in (
-        TAEMI,
-        *controls.SYSTEMS,
-        *ablations.SYSTEMS,
-        *anchors.SYSTEMS,
-        *baselines.SYSTEMS,
-        *yu2024.SYSTEMS,
-        *hallmen.SYSTEMS,
-        *savchenko2025.SYSTEMS,
-        *zhang2024.SYSTEMS,
-        *yu2025.SYSTEMS,
-        *fusion.SYSTEMS,
-        *mult.SYSTEMS,
-        *misa.SYSTEMS,
-    )
-}
-
 
 def names() -> list[str]:
-    """The names of all systems."""
-    return list(_SYSTEMS)
+    """The names of all systems that are known by now."""
+    return list(REGISTERED)
 
 
-def find(name: str) -> type[System]:
-    """The class of a system. Raises ChoiceError with the valid names."""
-    if name not in _SYSTEMS:
-        raise ChoiceError(f"there is no system {name!r}; the systems are: {', '.join(_SYSTEMS)}")
-    return _SYSTEMS[name]
+def find(system: str | type[System]) -> type[System]:
+    """The class of a system, from its name or itself. Raises ChoiceError with the valid names."""
+    if inspect.isclass(system) and issubclass(system, System):
+        if "name" not in vars(system):
+            raise ChoiceError(f'{system.__qualname__} has no name: give the class `name = "..."`')
+        return system
+    if system not in REGISTERED:
+        raise ChoiceError(
+            f"unknown system {system!r}; the systems are: {', '.join(REGISTERED)}; "
+            "for one of your own, --import FILE (in Python models.import_systems)"
+        )
+    return REGISTERED[str(system)]
 
 
-def create(name: str, **sizes) -> System:
+def create(system: str | type[System], **sizes) -> System:
     """A fresh system. Sizes: audio_dim, vision_dim, text_dim and those of profiles.Model.
 
     Raises ChoiceError for an unknown system or size, with the valid ones.
     """
-    system = find(name)
-    known = list(inspect.signature(system).parameters)
+    found = find(system)
+    known = list(inspect.signature(found).parameters)
     if unknown := set(sizes) - set(known):
         raise ChoiceError(
-            f"{name} has no size {', '.join(sorted(unknown))}; its sizes are: {', '.join(known)}"
+            f"{found.name} has no size {', '.join(sorted(unknown))}; "
+            f"its sizes are: {', '.join(known)}"
         )
-    return system(**sizes)
+    return found(**sizes)
+
+
+def import_systems(path: str | Path) -> list[str]:
+    """Import a Python file with own systems; the names that it registers.
+
+    Raises ChoiceError naming the file when it is missing, fails, or defines no system.
+    """
+    path = Path(path).expanduser().resolve()
+    name = USER + path.stem
+    if not path.is_file():
+        raise ChoiceError(f"--import {path}: no such file")
+    module = sys.modules.get(name)
+    if module is None or module.__file__ != str(path):
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ChoiceError(f"--import {path}: not a Python file (its name must end in .py)")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except ChoiceError:
+            del sys.modules[name]
+            raise
+        except Exception as error:
+            del sys.modules[name]
+            raise ChoiceError(f"--import {path}: {type(error).__name__}: {error}") from error
+    found = [key for key, system in REGISTERED.items() if system.__module__ == name]
+    if not found:
+        raise ChoiceError(
+            f"--import {path}: it defines no system: a subclass of taemi_lib.models.System "
+            "with a `name`"
+        )
+    return found
 
 
 def load(folder: str | Path) -> System:
     """The system saved in a folder by `save_pretrained` (or by training), whichever it is, ready to
     predict.
 
-    Raises FileNotFoundError when there is none, ValueError when weights and sizes do not fit.
+    Raises FileNotFoundError when the folder holds none, ChoiceError when the system is unknown
+    here, ValueError when weights and sizes do not fit.
     """
     config = Path(folder) / "config.json"
     if not config.exists():
-        raise FileNotFoundError(f"there is no checkpoint in {folder}: config.json is missing")
+        raise FileNotFoundError(f"no checkpoint in {folder}: config.json is missing")
     saved = json.loads(config.read_text())
     if "system" not in saved:
         raise ValueError(
-            f"{config} does not name its system: it was not written by this project's save_pretrained"
+            f"{config} does not name its system: it was not written by this project's "
+            "save_pretrained"
         )
     return find(saved["system"]).from_pretrained(folder)

@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import ClassVar
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants, hf_hub_download
+from pydantic.dataclasses import dataclass as checked
 from safetensors import safe_open
 from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.nn import functional
 
 from taemi_lib.batches import Batch
+from taemi_lib.errors import ChoiceError
 from taemi_lib.models.attention import SelfAttention, TimeFeatures
 from taemi_lib.models.missing import MissingToken
-from taemi_lib.profiles import EMOTIONS, Training
+from taemi_lib.profiles import EMOTIONS, Model, Training
+from taemi_lib.support.differences import differences
 
 _CARD = """---
 {{ card_data }}
@@ -32,8 +35,9 @@ _CARD = """---
 
 {{ summary }}
 
-Six emotional mimicry intensities of one clip, in this order: {{ emotions }}. A checkpoint of the TAEMI course;
-{{ parameters }} parameters. The output is linear: clip it to [0, 1] for use.
+Six emotional mimicry intensities of one clip, in this order: {{ emotions }}.
+A checkpoint of the TAEMI course; {{ parameters }} parameters.
+The output is linear: clip it to [0, 1] for use.
 {% if training %}
 Trained with `taemi_lib.train`: {{ training }}.
 {% endif %}
@@ -46,26 +50,19 @@ model = models.load("FOLDER")  # a folder, or: models.create("{{ system }}", ...
 |---|---|
 {% for key, value in sizes.items() %}| {{ key }} | {{ value }} |
 {% endfor %}
-It knows only the clips and the encoders it was trained with: other features of the same width give numbers without
-meaning.
+It knows only the clips and the encoders it was trained with: other features of the same width give
+numbers without meaning.
 """
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """All sizes that systems choose from. Widths are numbers of features; see profiles.Model for
-    the rest."""
+@checked(frozen=True, kw_only=True)
+class Sizes(Model):
+    """All sizes that systems choose from: those of the profile, and how many numbers the encoders'
+    features have."""
 
     audio_dim: int
     vision_dim: int
     text_dim: int
-    width: int
-    heads: int
-    mlp_width: int
-    dropout: float
-    input_dropout: float
-    modality_dropout: float
-    time_features: bool
 
 
 @dataclass
@@ -88,6 +85,13 @@ class Output:
     kept: dict[str, Tensor] = field(default_factory=dict)
     losses: dict[str, Tensor] = field(default_factory=dict)
     parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+REGISTERED: dict[str, type[System]] = {}  # name -> class, in the order of definition
+
+
+def _home(system: type[System]) -> str:
+    return f"{system.__module__}.{system.__qualname__}"
 
 
 class System(
@@ -114,6 +118,20 @@ class System(
     )  # one after the other; the last one makes the predictions
     needs_partner: ClassVar[bool] = False  # whether it reads Batch.partner, another clip's text
 
+    def __init_subclass__(cls, **kwargs) -> None:
+        """A class with a name of its own is known from now on: `models.find`, tables and tests ask
+        REGISTERED. Raises ChoiceError when another class has the name."""
+        super().__init_subclass__(**kwargs)
+        if "name" not in vars(cls):
+            return
+        there = REGISTERED.get(cls.name)
+        if there is not None and _home(there) != _home(cls):
+            raise ChoiceError(
+                f"a system named {cls.name!r} is there already ({_home(there)}): "
+                f"give {_home(cls)} another name"
+            )
+        REGISTERED[cls.name] = cls  # the same class again: a notebook's cell was run twice
+
     def __init__(
         self,
         audio_dim: int,
@@ -129,16 +147,16 @@ class System(
     ) -> None:
         super().__init__()
         self.sizes = Sizes(
-            audio_dim,
-            vision_dim,
-            text_dim,
-            width,
-            heads,
-            mlp_width,
-            dropout,
-            input_dropout,
-            modality_dropout,
-            time_features,
+            audio_dim=audio_dim,
+            vision_dim=vision_dim,
+            text_dim=text_dim,
+            width=width,
+            heads=heads,
+            mlp_width=mlp_width,
+            dropout=dropout,
+            input_dropout=input_dropout,
+            modality_dropout=modality_dropout,
+            time_features=time_features,
         )
         self.build(self.sizes)
         self.stage = self.stages[-1]
@@ -190,8 +208,9 @@ class System(
         for name, width in found.items():
             if width != (expected := getattr(self.sizes, f"{name}_dim")):
                 raise ValueError(
-                    f"{self.name} was built for {name} features {expected} wide, this batch has {width}: "
-                    "use the encoders it was trained with, or train it on these features"
+                    f"{self.name} was built for {name} features {expected} wide, "
+                    f"this batch has {width}: use the encoders it was trained with, "
+                    "or train it on these features"
                 )
 
     # --- saving and loading: one folder of model.safetensors, config.json and README.md
@@ -210,7 +229,7 @@ class System(
             self._hub_mixin_info.model_card_data,
             template_str=self._hub_mixin_info.model_card_template,
             system=self.name,
-            summary=(type(self).__doc__ or "").strip().splitlines()[0],
+            summary=next(iter((type(self).__doc__ or "").strip().splitlines()), self.name),
             emotions=", ".join(EMOTIONS),
             parameters=f"{sum(p.numel() for p in self.parameters()):,}",
             sizes=self._hub_mixin_config,
@@ -257,13 +276,14 @@ def _check_checkpoint(model: System, file: Path) -> None:
     other sizes."""
     if not file.exists():
         raise FileNotFoundError(
-            f"there is no checkpoint at {file}: give the folder that save_pretrained wrote"
+            f"no checkpoint at {file}: give the folder that save_pretrained wrote"
         )
     config = file.with_name(constants.CONFIG_NAME)
     saved = json.loads(config.read_text()) if config.exists() else {}
     if saved.get("system", model.name) != model.name:
         raise ValueError(
-            f"{file.parent} holds a {saved['system']!r}, not a {model.name!r}: use models.load to get it"
+            f"{file.parent} holds a {saved['system']!r}, not a {model.name!r}: "
+            "use models.load to get it"
         )
     with safe_open(file, framework="pt") as tensors:
         stored = {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}
@@ -277,12 +297,7 @@ def _check_checkpoint(model: System, file: Path) -> None:
         ({key: saved.get(key, value) for key, value in wanted.items()}, wanted),
         (stored, built),
     ):
-        different = [
-            f"{key} is {theirs.get(key, 'missing')} in the checkpoint, {ours.get(key, 'missing')} in the model"
-            for key in sorted(theirs.keys() | ours.keys())
-            if theirs.get(key) != ours.get(key)
-        ]
-        if different:
+        if different := differences(theirs, ours):
             raise ValueError(f"{file} is of other sizes: " + "; ".join(different[:5]))
 
 

@@ -28,7 +28,8 @@ def choose(device: str | torch.device | None = "auto") -> torch.device:
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ChoiceError(
-            f"device {str(device)!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices"
+            f"device {str(device)!r} is not there: "
+            f"torch sees {torch.cuda.device_count()} CUDA devices"
         )
     return device
 

@@ -9,7 +9,31 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
+from pathlib import Path
+
+from taemi_lib.errors import ExtractionError
+
+GUARD = 'if __name__ == "__main__":'
+
+
+def refuse_unguarded() -> None:
+    """Raises ExtractionError in a script that starts processes without a main guard.
+
+    Each of them imports the script again, runs into the same call, and waits for the lock that the
+    first one holds: for ever. Notebooks, commands and tests are not concerned.
+    """
+    main = sys.modules["__main__"]
+    inside = getattr(multiprocessing.current_process(), "_inheriting", False)
+    file = getattr(main, "__file__", None)
+    if getattr(main, "__spec__", None) is None and file and Path(file).is_file():
+        inside = inside or "__main__" not in Path(file).read_text(errors="replace")
+    if inside:
+        raise ExtractionError(
+            f"{Path(file or 'this script').name} starts processes, and each of them would run it "
+            f"again: put its calls under {GUARD}"
+        )
 
 
 def end_with_parent() -> None:

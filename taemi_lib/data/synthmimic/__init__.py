@@ -6,6 +6,7 @@ Everything is synthetic and is said to be so wherever it is shown: drawn faces, 
 a hundred words, labels that follow a formula.
 """
 
-from taemi_lib.data.synthmimic.dataset import generate, read, regime_table, truth
+from taemi_lib.data.synthmimic.dataset import SETTINGS, generate, read, regime_table, truth
+from taemi_lib.data.synthmimic.world import REGIMES
 
-__all__ = ["generate", "read", "regime_table", "truth"]
+__all__ = ["REGIMES", "SETTINGS", "generate", "read", "regime_table", "truth"]

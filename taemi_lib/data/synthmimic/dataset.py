@@ -27,27 +27,20 @@ from taemi_lib.data.synthmimic import render, world
 from taemi_lib.errors import ChoiceError, ManifestError
 from taemi_lib.profiles import EMOTIONS, Data
 from taemi_lib.support import files, workers
+from taemi_lib.support.differences import differences
 
-# Raise VERSION whenever the same seed gives another clip or other columns. 2 added the regimes
-# both, text and face_cue: its clips are those of 1, so a folder of version 1 only gets its label
-# columns anew.
+# Raise VERSION whenever the same seed gives another clip or other columns.
 VERSION = 2
-SAME_CLIPS = (1,)
 SHARES = {"train": 0.48, "selection": 0.10, "test": 0.42}
 TRUTH = "truth.parquet"
 SETTINGS = "generator.json"
+NOISE = Data().label_noise  # of the labels that truth.parquet holds
 
 
 def split_of(count: int) -> list[str]:
     """Split of clip 0, 1, ... count - 1: train first, then selection, then test."""
     train, selection = round(SHARES["train"] * count), round(SHARES["selection"] * count)
     return ["train"] * train + ["selection"] * selection + ["test"] * (count - train - selection)
-
-
-def _write_json(path: Path, content: dict) -> None:
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(unfinished, path)
 
 
 def _truth(latents: world.Latents, speech) -> dict:
@@ -107,7 +100,7 @@ def _make(job: tuple[int, str], root: Path, seed: int) -> None:
     if not done.exists():
         latents = _latents(number, split, seed)
         speech = render.write(latents, root / "raw" / f"{number:05d}.mp4")
-        _write_json(done, _truth(latents, speech))
+        files.write_json(done, _truth(latents, speech))
 
 
 def generate(
@@ -116,61 +109,35 @@ def generate(
     """Make what is missing of `data.clips` clips in `root`; a complete folder is left as it is.
     Returns `root`.
 
-    A folder of a version with the same clips gets the label columns of this one; nothing is
-    rendered again. A second command on the same folder waits, then finds the work done. Raises
-    ManifestError if the folder was made with other settings, naming both, and ChoiceError for an
-    unknown regime.
+    Only `clips` and `seed` make clips; labels are told by `read`. A second command on the same
+    folder waits, then finds the work done. Raises ManifestError if the folder was made with other
+    settings, naming both, or holds files that the generator did not make.
     """
     root = Path(root)
-    if data.regime not in world.REGIMES:
-        raise ChoiceError(
-            f"there is no regime {data.regime!r}; the regimes are: {', '.join(world.REGIMES)}"
-        )
-    asked = {
-        "version": VERSION,
-        "clips": data.clips,
-        "seed": data.seed,
-        "label_noise": data.label_noise,
-    }
+    asked = {"version": VERSION, "clips": data.clips, "seed": data.seed}
     _refuse_other_settings(root, asked)
     if not (root / TRUTH).exists():
         with files.locked(root):
             _refuse_other_settings(root, asked)  # once more: another command may have been first
-            _write_json(root / SETTINGS, asked)
+            files.write_json(root / SETTINGS, asked)
             if not (root / TRUTH).exists():
                 _fill(root, data, processes, progress)
-    elif _version(root) in SAME_CLIPS:
-        with files.locked(root):
-            _write_truth(root, _labelled(root, truth(root), data))
-            _write_json(root / SETTINGS, asked)
     shutil.rmtree(
         root / "rows", ignore_errors=True
     )  # also one left by a kill in the very last moment
     return root
 
 
-def _version(root: Path) -> int:
-    return json.loads((root / SETTINGS).read_text())["version"]
-
-
 def _refuse_other_settings(root: Path, asked: dict) -> None:
     settings = root / SETTINGS
     if settings.exists():
         found = json.loads(settings.read_text())
-        if found.get("version") in SAME_CLIPS:
-            found["version"] = VERSION
-        differing = [
-            f"{settings}: {key} is {found.get(key)}, asked for {asked[key]}"
-            for key in asked
-            if found.get(key) != asked[key]
-        ]
-        if differing:
+        if different := differences({key: found.get(key) for key in asked}, asked):
+            lines = [f"{settings}: {line}" for line in different]
             raise ManifestError(
-                str(root), differing + ["delete the folder or choose another data_root"]
+                str(root), [*lines, "delete the folder or choose another data_root"]
             )
-    elif root.exists() and any(
-        path.name not in (files.LOCK, f"{SETTINGS}.part") for path in root.iterdir()
-    ):
+    elif root.exists() and any(not path.name.startswith(".") for path in root.iterdir()):
         raise ManifestError(
             str(root),
             [f"{root}: holds files that the generator did not make; choose another data_root"],
@@ -200,7 +167,8 @@ def _fill(root: Path, data: Data, processes: int | None, progress: bool) -> None
         {"clip_id": i, "split": split, **json.loads((root / "rows" / f"{i}.json").read_text())}
         for i, split in zip(ids, splits)
     ]
-    table = _labelled(root, pd.DataFrame(rows).set_index("clip_id"), data)
+    clips = pd.DataFrame(rows).set_index("clip_id")
+    table = _labelled(clips, data.seed, NOISE)
     official = table[[f"label/{world.REGIMES[0]}/{emotion}" for emotion in EMOTIONS]].set_axis(
         EMOTIONS, axis=1
     )
@@ -213,22 +181,10 @@ def _fill(root: Path, data: Data, processes: int | None, progress: bool) -> None
     _write_truth(root, table)  # last: this file says that the folder is complete
 
 
-def _labelled(root: Path, table: pd.DataFrame, data: Data) -> pd.DataFrame:
-    """The table with the label columns of all regimes, made anew from the seed.
-
-    Raises ManifestError when what the table says already is not what the seed says: then the clips
-    are others.
-    """
-    drawn = [_latents(number, split, data.seed) for number, split in enumerate(table["split"])]
-    labels = pd.DataFrame(
-        [_labels(latents, data.label_noise) for latents in drawn], index=table.index
-    )
-    expected = labels.assign(sentence=[latents.sentence for latents in drawn])
-    if different := [
-        name for name in expected if name in table and not (table[name] == expected[name]).all()
-    ]:
-        problem = f"{root / TRUTH}: {different[0]} is not what seed {data.seed} gives, so these are other clips"
-        raise ManifestError(str(root), [problem, "delete the folder or choose another data_root"])
+def _labelled(table: pd.DataFrame, seed: int, noise: float) -> pd.DataFrame:
+    """The table with the label columns of all regimes, made anew from the seed."""
+    drawn = [_latents(number, split, seed) for number, split in enumerate(table["split"])]
+    labels = pd.DataFrame([_labels(latents, noise) for latents in drawn], index=table.index)
     return table.drop(columns=[name for name in labels if name in table]).join(labels)
 
 
@@ -255,15 +211,19 @@ def regime_table(table: pd.DataFrame, regime: str, kind: str = "label") -> pd.Da
     ChoiceError for an unknown regime."""
     known = sorted({column.split("/")[1] for column in table if column.startswith("label/")})
     if regime not in known:
-        raise ChoiceError(f"there is no regime {regime!r}; the regimes are: {', '.join(known)}")
+        raise ChoiceError(f"unknown regime {regime!r}; the regimes are: {', '.join(known)}")
     return table[[f"{kind}/{regime}/{emotion}" for emotion in EMOTIONS]].set_axis(EMOTIONS, axis=1)
 
 
-def read(root: str | Path, regime: str = "cue") -> Manifest:
-    """The clips with the labels of one regime. Raises ManifestError (incomplete folder),
-    ChoiceError (unknown regime)."""
-    table = truth(root)
-    rows = regime_table(table, regime).assign(
+def read(root: str | Path, data: Data | None = None) -> Manifest:
+    """The clips with the labels of `data.regime` and `data.label_noise`.
+
+    Raises ManifestError for an incomplete folder.
+    """
+    data, table = data or Data(), truth(root)
+    if data.label_noise != NOISE:
+        table = _labelled(table, data.seed, data.label_noise)
+    rows = regime_table(table, data.regime).assign(
         split=table["split"], video=[f"raw/{clip_id}.mp4" for clip_id in table.index]
     )
-    return Manifest(rows, Path(root), "SynthMimic", labels=regime)
+    return Manifest(rows, Path(root), "SynthMimic", labels=data.regime)

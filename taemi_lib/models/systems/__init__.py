@@ -1,1 +1,1 @@
-"""The compared systems, one readable file each; TAEMI itself is `taemi_lib/models/taemi.py`."""
+"""The compared systems, a file for each source; every file in here is found by itself."""

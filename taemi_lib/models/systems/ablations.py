@@ -99,6 +99,3 @@ class TAEMIWithoutModalityDropout(TAEMI):
     def build(self, sizes: Sizes) -> None:
         super().build(sizes)
         self.modality_dropout = ModalityDropout(0.0)
-
-
-SYSTEMS = (Concat, SelfAttentionOnly, TAEMIWithoutMissingTokens, TAEMIWithoutModalityDropout)

@@ -129,6 +129,3 @@ class AudioAnchoredPooled(AttentionPooled):
     Not in the paper."""
 
     name, anchor = "audio_anchored_pooled", "audio"
-
-
-SYSTEMS = (VisionAnchored, AudioAnchored, VisionAnchoredPooled, AudioAnchoredPooled)

@@ -62,6 +62,3 @@ class ViTWav2Vec2Baseline(MeanBaseline):
     3)."""
 
     name, modalities = "vit_wav2vec2_baseline", ("vision", "audio")
-
-
-SYSTEMS = (ViTBaseline, Wav2Vec2Baseline, ViTWav2Vec2Baseline)

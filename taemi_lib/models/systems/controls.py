@@ -195,16 +195,3 @@ def told_by_partner(batch: Batch) -> Batch:
             batch, present=batch.present | {"text": torch.zeros_like(batch.present["text"])}
         )
     return replace(batch, pooled=batch.partner)
-
-
-SYSTEMS = (
-    ConstantQuery,
-    TextGated,
-    TextOnly,
-    AudioOnly,
-    VisionOnly,
-    NoText,
-    NoTimeFeatures,
-    ShuffledText,
-    ShuffledQuery,
-)

@@ -174,6 +174,3 @@ class DynamicFusionGraph(System):
 
 def _name(node: tuple[str, ...]) -> str:
     return "_".join(node)
-
-
-SYSTEMS = (TensorFusionNetwork, DynamicFusionGraph)

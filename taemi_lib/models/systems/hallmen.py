@@ -80,6 +80,3 @@ class Hallmen2025(System):
             values, mask, _ = self.features[name](batch)
             parts.append(last_step(*lstm(values, mask)))
         return Output(self.head(torch.cat(parts, dim=-1)), kept=dict(batch.present))
-
-
-SYSTEMS = (Hallmen2024, Hallmen2025)

@@ -131,6 +131,3 @@ class MISA(System):
             "difference": WEIGHTS["difference"] * sum(difference, none),
             "reconstruction": WEIGHTS["reconstruction"] * sum(reconstruction, none) / 3,
         }
-
-
-SYSTEMS = (MISA,)

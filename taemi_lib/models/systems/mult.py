@@ -137,6 +137,3 @@ class MulT(System):
             parts.append(self.norm[target](self.attend[target](last, both, mask)).squeeze(1))
         z = torch.cat(parts, dim=-1)  # (B, 6 d)
         return Output(self.head(z + self.residual(z)), kept=kept)
-
-
-SYSTEMS = (MulT,)

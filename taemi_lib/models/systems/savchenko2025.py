@@ -175,6 +175,3 @@ class Savchenko2025(System):
         )  # (66, N, 6)
         best = correlations(fused, labels, there.any(dim=1)).argmax(dim=0)  # (6,)
         self.weights.copy_(grid[best].T)
-
-
-SYSTEMS = (Savchenko2025,)

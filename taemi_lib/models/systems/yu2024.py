@@ -62,6 +62,3 @@ class Yu2024(System):
             torch.stack(list(parts.values()), dim=1), counts.squeeze(-1)
         )  # (B, 2, 6) -> (B, 6)
         return Output(mean, kept=kept, parts=parts)
-
-
-SYSTEMS = (Yu2024,)

@@ -159,6 +159,3 @@ class Yu2025(System):
     def loss(self, output: Output, batch: Batch) -> Tensor:
         """Stage `align`: the sum of the two contrasts. Stage `fit`: the usual one."""
         return sum(output.losses.values()) if self.stage == "align" else super().loss(output, batch)
-
-
-SYSTEMS = (Yu2025,)

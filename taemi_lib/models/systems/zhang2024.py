@@ -41,6 +41,3 @@ class Zhang2024(System):
             values, mask, times = self.features[name](batch)
             pooled.append(masked_mean(transformer(values, mask, times), mask))  # (B, d)
         return Output(self.head(torch.cat(pooled, dim=-1)), kept=dict(batch.present))
-
-
-SYSTEMS = (Zhang2024,)

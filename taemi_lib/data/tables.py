@@ -1,0 +1,134 @@
+"""CSV files: their rows, and the splits of a table of own clips."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from taemi_lib.data.manifest import Manifest
+from taemi_lib.errors import ManifestError
+from taemi_lib.profiles import EMOTIONS, Data
+
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+def read_csv(
+    path: str | Path, data: Data | None = None, root: str | Path | None = None
+) -> Manifest:
+    """One's own clips from a CSV.
+
+    Columns: clip_id, video; the six emotions where there are labels (cells may be empty, all six or
+    none); optionally split, audio, transcript, group. Paths are relative to `root`, by default the
+    CSV's folder, and stay in it, or are absolute. Without a split column, labelled clips get seeded
+    splits (data.seed, data.test_share, data.selection_share) and the others are to be predicted;
+    where there is train but no selection, a share of train becomes selection. Clips of one `group`
+    (a speaker, say) stay together. Raises ManifestError listing every problem.
+    """
+    path, data = Path(path), data or Data()
+    rows, places = read_rows(path, required=("clip_id", "video"), together=EMOTIONS)
+    manifest = Manifest(
+        pd.DataFrame(rows),
+        root or path.parent,
+        path.name,
+        places=places,
+        missing_files=data.missing_files,
+    )
+    table = manifest.table
+    groups = {clip_id: group or clip_id for clip_id, group in table["group"].items()}
+    if not any(row.get("split") for row in rows):
+        test = hold_out(_of(groups, table, "train"), data.test_share, data.seed, keep=2)
+        table.loc[sorted(test), "split"] = "test"
+    if not (table["split"] == "selection").any():
+        chosen = hold_out(_of(groups, table, "train"), data.selection_share, data.seed)
+        table.loc[sorted(chosen), "split"] = "selection"
+    return manifest
+
+
+def _of(groups: Mapping[str, str], table: pd.DataFrame, split: str) -> dict[str, str]:
+    return {clip_id: groups[clip_id] for clip_id in table.index[table["split"] == split]}
+
+
+def hold_out(groups: Mapping[str, str], share: float, seed: int, keep: int = 1) -> set[str]:
+    """A seeded share of the clips (at least one where some are left), the same whatever order they
+    come in.
+
+    groups: {clip id: its group}; a group is held out as a whole, and at least `keep` groups stay.
+    """
+    ordered = sorted(set(groups.values()))
+    wanted = max(round(share * len(groups)), 1)
+    found: set[str] = set()
+    for group in np.random.default_rng(seed).permutation(ordered)[: max(len(ordered) - keep, 0)]:
+        if len(found) >= wanted:
+            break
+        found |= {clip_id for clip_id, own in groups.items() if own == group}
+    return found
+
+
+def read_rows(
+    path: Path, required: Sequence[str], together: Sequence[str] = ()
+) -> tuple[list[dict[str, str]], list[str]]:
+    """Rows of a CSV as strings, and "file, row n" for each (the header is row 1, as spreadsheets
+    count).
+
+    together: columns of which all or none must be there. Raises ManifestError when the file is
+    missing, is no CSV in UTF-8 with commas, lacks a required column, or has ragged rows.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
+    except OSError as error:
+        raise ManifestError(path.name, [f"{path}: cannot be read ({error.strerror})"]) from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(
+            path.name, [f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8"]
+        ) from error
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True))
+    except csv.Error as error:
+        raise ManifestError(path.name, [f"{path}: is not a CSV ({error})"]) from error
+    header = [name.strip() for name in lines[0]] if lines else []
+    problems = _header_problems(path.name, header, text, required, together)
+    if problems and problems[0].endswith("commas"):
+        raise ManifestError(path.name, problems)
+    rows, places = [], []
+    for number, cells in enumerate(lines[1:], start=2):
+        if not any(cell.strip() for cell in cells):
+            continue
+        place = f"{path.name}, row {number}"
+        if len(cells) != len(header):
+            problems.append(
+                f"{place}, column {min(len(cells), len(header)) + 1}: "
+                f"the row has {len(cells)} cells, the header {len(header)}"
+            )
+        rows.append(dict(zip(header, (cell.strip() for cell in cells), strict=False)))
+        places.append(place)
+    if not rows and not problems:
+        problems.append(f"{path.name}, row 2, column {required[0]}: the table has no rows")
+    if problems:
+        raise ManifestError(path.name, problems)
+    return rows, places
+
+
+def _header_problems(
+    name: str, header: list[str], text: str, required: Sequence[str], together: Sequence[str]
+) -> list[str]:
+    first = text.partition("\n")[0]
+    for separator, spoken in SEPARATORS.items():
+        if required[0] not in header and required[0] in first.strip().strip('"').split(separator):
+            return [f"{name}, row 1: separated by {spoken}; save the table with commas"]
+    some = any(column in header for column in together)
+    wanted = (*required, *(together if some else ()))
+    there = f"the table has: {', '.join(filter(None, header)) or 'nothing'}"
+    return [
+        f"{name}, row 1, column {column}: missing column; {there}"
+        for column in wanted
+        if column not in header
+    ] + [
+        f"{name}, row 1, column {column}: appears twice"
+        for column in sorted(set(header))
+        if column and header.count(column) > 1
+    ]

@@ -1,0 +1,211 @@
+"""A run's folder: what decides its result, what is there, and whether it is what is asked for.
+
+config.json          system, sizes, settings, seed, and which clips, labels and features
+history.json         one entry an epoch
+best/, last/         checkpoints; last/ also holds what a resumed training needs
+predictions.parquet  of the best epoch on the selection split
+metrics.json         written last: the run is complete
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from taemi_lib import models, profiles
+from taemi_lib.batches import ClipDataset
+from taemi_lib.errors import RunError
+from taemi_lib.evaluation import metrics
+from taemi_lib.models.base import System
+from taemi_lib.profiles import MODALITIES
+from taemi_lib.support import device as devices
+from taemi_lib.support import files
+from taemi_lib.support.differences import differences
+
+
+@dataclass
+class Run:
+    """One training, as it stands in its folder. `metrics` is None until it is finished."""
+
+    folder: Path
+    config: dict
+    # one dict an epoch; those of a stage before the last have selection_loss, not selection_rho
+    history: list[dict]
+    metrics: dict | None
+
+    @property
+    def finished(self) -> bool:
+        return self.metrics is not None
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch (from 1) with the highest mean rho on the selection split: the one in best/."""
+        return best_epoch(self.history)
+
+    def model(self, which: str = "best", device: str | torch.device = "cpu") -> System:
+        """The system of the `best` or the `last` epoch, ready to predict."""
+        return models.load(self.folder / which).to(devices.choose(device))
+
+    def predictions(self) -> pd.DataFrame:
+        """The best epoch's predictions on the selection split: clip_id, emotion, target,
+        prediction."""
+        return pd.read_parquet(self.folder / "predictions.parquet")
+
+
+def is_finished(folder: str | Path) -> bool:
+    """Whether this folder holds a complete run."""
+    return (Path(folder) / "metrics.json").exists()
+
+
+def load_run(folder: str | Path) -> Run:
+    """A run from its folder, finished or not. Raises FileNotFoundError when the folder holds
+    none."""
+    folder = Path(folder)
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"no run in {folder}: config.json is missing")
+    read = {
+        name: json.loads(path.read_text())
+        for name in ("config", "history", "metrics")
+        if (path := folder / f"{name}.json").exists()
+    }
+    return Run(folder, read["config"], read.get("history", []), read.get("metrics"))
+
+
+def merit(entry: Mapping) -> float:
+    """What an epoch is chosen for: mean rho on the selection split in the last stage, a low loss
+    there in earlier ones."""
+    return entry["selection_rho"] if "selection_rho" in entry else -entry["selection_loss"]
+
+
+def best_epoch(history: list[dict]) -> int:
+    """The epoch (from 1) with the highest mean rho on the selection split."""
+    return max((entry for entry in history if "selection_rho" in entry), key=merit)["epoch"]
+
+
+# --------------------------------------------------------------------------------------------------
+# what decides the result
+
+
+def describe(
+    system: str | type[System],
+    train: ClipDataset,
+    selection: ClipDataset,
+    *,
+    model: profiles.Model,
+    training: profiles.Training,
+    seed: int = 0,
+    encoders: Mapping | None = None,
+) -> tuple[dict, profiles.Training]:
+    """(config, training): everything that decides the result, as it is written into the run's
+    folder and compared when the run is asked for again; and the settings of training as the system
+    makes them its own.
+
+    Raises ValueError for datasets that cannot be trained on, naming the clip and what is missing.
+    """
+    found = models.find(system)
+    training = found.preset(training)
+    _refuse_unusable(train, selection, training)
+    dims = {f"{name}_dim": train.dims[name] for name in MODALITIES}
+    config = {
+        "system": found.name,
+        "seed": seed,
+        "sizes": dims | asdict(model),
+        "training": asdict(training),
+        "encoders": encoders and dict(encoders),
+        "data": {"train": fingerprint(train), "selection": fingerprint(selection)},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "accelerate", "numpy")},
+    }
+    return config, training
+
+
+def _refuse_unusable(
+    train: ClipDataset, selection: ClipDataset, training: profiles.Training
+) -> None:
+    if absent := [name for name in MODALITIES if name not in train.dims]:
+        raise ValueError(
+            f"no training clip has {', '.join(absent)}, so the width of these features is unknown: "
+            "give it to the dataset, ClipDataset(..., dims={'" + absent[0] + "': ...})"
+        )
+    for name, dataset in (("training", train), ("selection", selection)):
+        if (unlabelled := np.isnan(dataset.targets).any(axis=1)).any():
+            first = dataset.clip_ids[int(np.argmax(unlabelled))]
+            raise ValueError(
+                f"{unlabelled.sum()} {name} clips have no labels, the first is {first!r}"
+            )
+        if dataset.audio_average != training.audio_average:
+            raise ValueError(
+                f"the {name} dataset averages {dataset.audio_average} audio steps, "
+                f"the training preset says {training.audio_average}: "
+                "make it with audio_average=training.audio_average"
+            )
+    # a split that has no rho says so now
+    metrics.pearson_per_emotion(selection.targets, selection.targets)
+
+
+def fingerprint(dataset: ClipDataset) -> dict:
+    """Which clips, which labels, which encoders, which features: enough to notice that a run was
+    made from something else."""
+    clips = hashlib.sha256("\n".join(dataset.clip_ids).encode()).hexdigest()
+    labels = hashlib.sha256(np.ascontiguousarray(dataset.targets).tobytes()).hexdigest()
+    return {
+        "count": len(dataset),
+        "clips": clips[:16],
+        "labels": labels[:16],
+        "encoders": dataset.store.identity,
+        "features": dataset.store.fingerprint(dataset.clip_ids),
+    }
+
+
+def claim(folder: Path, config: dict) -> None:
+    """Write config.json, or check that the one there is the same. Raises RunError naming the
+    difference."""
+    if (folder / "config.json").exists():
+        _refuse_other(folder, config)
+    else:
+        files.write_json(folder / "config.json", config)
+
+
+def check(
+    system: str | type[System],
+    train: ClipDataset,
+    selection: ClipDataset,
+    *,
+    run_folder: str | Path,
+    **settings,
+) -> None:
+    """Raises RunError naming the difference when `run_folder` holds a run, finished or not, that
+    `train` with these settings would refuse."""
+    if (Path(run_folder) / "config.json").exists():
+        _refuse_other(Path(run_folder), describe(system, train, selection, **settings)[0])
+
+
+def _refuse_other(folder: Path, config: dict) -> None:
+    """Raises RunError when the folder's config.json says something else; other library versions are
+    only recorded."""
+    there, asked = json.loads((folder / "config.json").read_text()), json.loads(json.dumps(config))
+    if different := differences(there | {"versions": {}}, asked | {"versions": {}}):
+        raise RunError(
+            f"{folder} holds a run of another configuration: {'; '.join(different[:8])}. "
+            "Choose another folder, or delete this one"
+        )
+
+
+# --------------------------------------------------------------------------------------------------
+# how far it is
+
+
+def finished(history: list[dict], training: profiles.Training) -> bool:
+    """All epochs of a stage done, or `patience` epochs without a better one."""
+    if not history or len(history) >= training.epochs:
+        return bool(history)
+    return history[-1]["epoch"] - max(history, key=merit)["epoch"] >= training.patience
