@@ -25,7 +25,7 @@ import pandas as pd
 from taemi_lib.data import Manifest
 from taemi_lib.data.synthmimic import face, render, voice, world
 from taemi_lib.features import audio, extract, speech, store, text, vision
-from taemi_lib.profiles import profile
+from taemi_lib.profiles import PROFILES
 
 LIMITS = {"generation": 0.25, "extraction": 0.2}  # s of one core for one clip
 PARTS = {
@@ -103,7 +103,7 @@ def measure(clips: int, seed: int, folder: Path) -> Clock:
     with clock.watching("extraction"):
         extract.extract(
             manifest,
-            profile("demo").encoders,
+            PROFILES["demo"].encoders,
             folder / "store",
             processes=1,
             device="cpu",
@@ -126,13 +126,15 @@ def main() -> None:
         value = clock.cpu[step] / asked.clips
         verdict = "within" if value <= limit else "ABOVE"
         print(
-            f"{step:44}{value:8.3f}{clock.wall[step] / asked.clips:8.3f}   {verdict} the limit of {limit} s"
+            f"{step:44}{value:8.3f}{clock.wall[step] / asked.clips:8.3f}   "
+            f"{verdict} the limit of {limit} s"
         )
         for name in PARTS[step]:
             once = name == "loading encoders"
             count = 1 if once else asked.clips
             print(
-                f"  {name + ' (once)' * once:42}{clock.cpu[name] / count:8.3f}{clock.wall[name] / count:8.3f}"
+                f"  {name + ' (once)' * once:42}"
+                f"{clock.cpu[name] / count:8.3f}{clock.wall[name] / count:8.3f}"
             )
 
 

@@ -18,7 +18,9 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from taemi_lib import profiles, steps
+from taemi_lib.profiles import PROFILES, ROOT
+from taemi_lib.training import train
+from taemi_lib.workspace import Workspace
 
 SETTINGS = [
     ("demo profile", {}, {}),
@@ -36,10 +38,8 @@ SEEDS = (0, 1)
 
 def score(setting: tuple, seed: int) -> dict:
     """One training; its best mean rho on the selection split."""
-    from taemi_lib.training import train
-
     name, model, training = setting
-    demo, paper = profiles.profile("demo"), profiles.profile("paper")
+    demo, paper = PROFILES["demo"], PROFILES["paper"]
     if training is None:
         preset = dataclasses.replace(paper.training, audio_average=demo.training.audio_average)
     else:
@@ -47,7 +47,7 @@ def score(setting: tuple, seed: int) -> dict:
     changed = dataclasses.replace(
         demo, model=dataclasses.replace(demo.model, **model), training=preset
     )
-    parts = steps.datasets(changed, progress=False)
+    parts = Workspace(changed, progress=False).datasets()
     with tempfile.TemporaryDirectory() as folder:
         run = train(
             "taemi",
@@ -73,12 +73,12 @@ def score(setting: tuple, seed: int) -> dict:
 
 if __name__ == "__main__":
     jobs = [(setting, seed) for setting in SETTINGS for seed in SEEDS]
-    steps.features(profiles.profile("demo"))
+    Workspace("demo").features()
     with ProcessPoolExecutor(
         os.cpu_count(), mp_context=multiprocessing.get_context("spawn")
     ) as executor:
         rows = list(executor.map(score, *zip(*jobs)))
-    with open(profiles.ROOT / "results" / "presets.csv", "w", newline="") as file:
+    with open(ROOT / "results" / "presets.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

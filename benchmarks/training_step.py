@@ -169,9 +169,11 @@ def main() -> None:
     with threads(asked.threads):
         found = measure(device, asked.batches, asked.repeats)
         print(
-            f"training step, {SIZE} clips of {found['clip_s']:.1f} s on average, up to 599 x 1027 and 400 x 768, "
+            f"training step, {SIZE} clips of {found['clip_s']:.1f} s on average, "
+            f"up to 599 x 1027 and 400 x 768, "
             f"width {WIDTH}, on {device} ({torch.get_num_threads()} CPU threads): "
-            f"textbook {found['textbook_s']:.2f} s, ours {found['ours_s']:.2f} s, speed-up {found['speed_up']:.2f}x"
+            f"textbook {found['textbook_s']:.2f} s, ours {found['ours_s']:.2f} s, "
+            f"speed-up {found['speed_up']:.2f}x"
         )
 
 

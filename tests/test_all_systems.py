@@ -73,10 +73,16 @@ def trained(tmp_path_factory):
 
 
 def test_all_systems_of_the_issue_are_there():
-    table2 = "vit_baseline wav2vec2_baseline vit_wav2vec2_baseline yu2024 hallmen2024 savchenko2025 zhang2024 yu2025 taemi hallmen2025"
+    table2 = (
+        "vit_baseline wav2vec2_baseline vit_wav2vec2_baseline yu2024 hallmen2024 savchenko2025 "
+        "zhang2024 yu2025 taemi hallmen2025"
+    )
     table3 = "concat self_attention_only taemi_no_missing_tokens taemi_no_modality_dropout"
     table4 = "vision_anchored audio_anchored vision_anchored_pooled audio_anchored_pooled"
-    controls = "constant_query text_gated text_only audio_only vision_only no_text no_time_features shuffled_text shuffled_query"
+    controls = (
+        "constant_query text_gated text_only audio_only vision_only no_text no_time_features "
+        "shuffled_text shuffled_query"
+    )
     fusion = "tfn dynamic_fusion_graph mult misa"
     wanted = " ".join((table2, table3, table4, controls, fusion)).split()
     assert sorted(NAMES) == sorted(wanted)
@@ -223,9 +229,9 @@ def test_its_docstring_says_what_it_is_where_it_comes_from_and_what_is_reduced(n
 # who leaves modalities out in training; the others have one modality only, or their sources know no
 # such thing
 LEAVE_OUT = set(
-    "taemi constant_query text_gated no_text no_time_features shuffled_text shuffled_query concat self_attention_only "
-    "taemi_no_missing_tokens vision_anchored audio_anchored vision_anchored_pooled audio_anchored_pooled "
-    "tfn dynamic_fusion_graph mult misa".split()
+    "taemi constant_query text_gated no_text no_time_features shuffled_text shuffled_query "
+    "concat self_attention_only taemi_no_missing_tokens vision_anchored audio_anchored "
+    "vision_anchored_pooled audio_anchored_pooled tfn dynamic_fusion_graph mult misa".split()
 )
 NO_LAYER_TO_DROP_IN = {"vit_baseline", "wav2vec2_baseline", "vit_wav2vec2_baseline"}
 

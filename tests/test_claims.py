@@ -4,29 +4,29 @@ left them, else made there)."""
 import numpy as np
 import pytest
 
-from taemi_lib import evaluate, steps
+from taemi_lib import evaluate
 from taemi_lib.data import synthmimic
 from taemi_lib.evaluation import metrics
 from taemi_lib.evaluation.attention import attention_ratios
-from taemi_lib.profiles import profile
+from taemi_lib.profiles import PROFILES
+from taemi_lib.workspace import SYSTEMS, Workspace
 
-DEMO = profile("demo")
+DEMO = PROFILES["demo"]
 
 
 @pytest.fixture(scope="module")
 def demo():
     """Median over seeds on the test split: {system: mean rho}, {system: {modality: attention over
     decoy}}, best achievable."""
-    runs = steps.runs(DEMO, progress=False)
-    test = steps.datasets(DEMO, progress=False)["test"]
-    truth = synthmimic.truth(steps.data_folder(DEMO))
+    workspace = Workspace(DEMO, progress=False)
+    runs, test, truth = workspace.runs(), workspace.datasets()["test"], workspace.truth()
     scores = {
         job: evaluate(run, test, resamples=10, attention=job[0] in ("taemi", "constant_query"))
         for job, run in runs.items()
     }
     rho = {
         system: np.median([scores[system, seed].mean_rho for seed in DEMO.seeds])
-        for system in steps.SYSTEMS
+        for system in SYSTEMS
     }
     ratios = {}
     for system in ("taemi", "constant_query"):

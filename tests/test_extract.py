@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -127,17 +128,83 @@ def test_the_first_12_s_are_heard_but_all_words_are(tmp_path, encoders):
 
 
 def test_given_transcripts_and_sound_files_are_used_when_asked_for(tmp_path, settings):
-    from dataclasses import replace
-
-    given = load_encoders(replace(settings, transcripts="manifest"))
+    given = load_encoders(replace(settings, transcripts="auto"))
     video = write_clip(tmp_path / "a.mp4", sound=None)
     sound = write_wav(tmp_path / "a.wav", tone(1.0))
     features = extract_clip(Clip("a", "test", video, sound, transcript="to see you"), given)
     assert features.transcript == "to see you" and len(features.tokens) == 5 and not features.absent
-    assert extract_clip(Clip("a", "test", video, sound, transcript=""), given).absent == {
-        "text": "empty transcript"
-    }
-    assert extract_clip(Clip("a", "test", video, sound), given).transcript == "so glad"
+    for words in ("", None):  # none in the table: heard
+        heard = extract_clip(Clip("a", "test", video, sound, transcript=words), given)
+        assert heard.transcript == "so glad"
+
+
+def test_with_the_table_alone_no_whisper_is_needed(tmp_path, settings):
+    table = replace(settings, transcripts="table", speech=str(tmp_path / "nowhere"))
+    encoders = load_encoders(table)
+    video = write_clip(tmp_path / "a.mp4", sound=None)
+    assert encoders.speech is None and "nowhere" not in encoders.identity["speech"]
+    spoken = extract_clip(Clip("a", "test", video, transcript="to see you"), encoders)
+    assert spoken.transcript == "to see you"
+    for words, reason in (("", "empty transcript"), (None, "no transcript in the table")):
+        silent = extract_clip(Clip("a", "test", video, transcript=words), encoders)
+        assert silent.absent["text"] == reason
+
+
+def test_the_report_says_where_the_words_come_from(tmp_path, settings):
+    manifest = manifest_of(tmp_path)
+    write_clip(tmp_path / "c1.mp4", sound=None)
+    manifest.table.loc["c0", "transcript"] = "to see you"
+    for asked, expected in (
+        ("whisper", {"table": 0, "whisper": 2, "none": 1}),
+        ("auto", {"table": 1, "whisper": 1, "none": 1}),
+    ):
+        chosen = replace(settings, transcripts=asked)
+        report = extract(manifest, chosen, tmp_path / asked, progress=False)
+        assert report.transcripts == expected
+    assert "transcripts (clips): from the table 1, from Whisper 1, none 1" in str(report)
+
+
+def test_a_clip_is_encoded_again_when_its_bytes_or_words_changed_and_never_for_a_new_date(
+    tmp_path, settings
+):
+    settings = replace(settings, transcripts="auto")
+    manifest = manifest_of(tmp_path)
+    place = tmp_path / "store"
+    extract(manifest, settings, place, progress=False)
+    before = Store(place).fingerprint(["c0", "c1", "c2"])
+    kept = stored_bytes(place)
+
+    (tmp_path / "c0.mp4").touch()
+    report = extract(manifest, settings, place, progress=False)
+    assert (report.done, report.changed) == (0, []) and stored_bytes(place) == kept
+    (place / "seen.json").unlink()  # only saves time
+    assert extract(manifest, settings, place, progress=False).done == 0
+
+    (tmp_path / "c0.mp4").write_bytes(b"broken")
+    report = extract(manifest, settings, place, progress=False)
+    assert report.changed == ["c0"] and report.done == 1 and "changed: c0" in str(report)
+    assert Store(place).read("c0").vision is None
+    assert Store(place).fingerprint(["c0"]) != before
+    write_clip(tmp_path / "c0.mp4")  # and repaired
+    assert extract(manifest, settings, place, progress=False).changed == ["c0"]
+    assert Store(place).read("c0").vision is not None
+
+    manifest.table.loc["c1", "transcript"] = "to see you"
+    assert extract(manifest, settings, place, progress=False).changed == ["c1"]
+    assert Store(place).read("c1").transcript == "to see you"
+
+
+def test_a_script_without_a_main_guard_fails_at_once_and_says_why(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "from taemi_lib.workspace import Workspace\n"
+        f"Workspace('smoke', {str(tmp_path / 'data')!r}, {str(tmp_path / 'runs')!r}).features()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+    assert done.returncode != 0 and "ExtractionError: mine.py" in done.stderr
+    assert "if __name__ ==" in done.stderr and not (tmp_path / "runs").exists()
 
 
 def test_extraction_fills_the_store_once_and_reports(tmp_path, settings):
@@ -158,12 +225,10 @@ def test_extraction_fills_the_store_once_and_reports(tmp_path, settings):
 
 
 def test_a_store_of_other_encoders_is_refused_before_anything_is_encoded(tmp_path, settings):
-    from dataclasses import replace
-
     manifest = manifest_of(tmp_path, 1)
     extract(manifest, settings, tmp_path / "store", progress=False)
     with pytest.raises(
-        StoreError, match=r"mean, first 400 frames, asked for .*mean, uniform 400 frames"
+        StoreError, match=r"mean, first 400 frames' there, .*mean, uniform 400 frames' now"
     ):
         extract(
             manifest, replace(settings, frame_choice="uniform"), tmp_path / "store", progress=False
@@ -195,10 +260,8 @@ def test_an_error_in_one_clip_stops_no_other_and_is_raised_at_the_end(
 
 @pytest.mark.slow
 def test_the_number_of_processes_changes_no_bit(tmp_path, settings):
-    from dataclasses import replace
-
     manifest = manifest_of(tmp_path, 5, transcript="so glad to see you")
-    given = replace(settings, transcripts="manifest")
+    given = replace(settings, transcripts="auto")
     for processes in (1, 2):
         extract(
             manifest, given, tmp_path / f"store{processes}", processes=processes, progress=False
@@ -219,14 +282,13 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_kill_9_loses_nothing_and_leaves_no_process_behind(tmp_path, settings):
     import pickle
-    from dataclasses import replace
 
     few = manifest_of(tmp_path, 3).table
     many = pd.DataFrame({"clip_id": [f"c{i:03d}" for i in range(200)], "transcript": "so glad"})
     manifest = Manifest(
         many.assign(video=[few["video"].iloc[i % 3] for i in range(200)]), tmp_path, "many"
     )
-    given = replace(settings, transcripts="manifest")
+    given = replace(settings, transcripts="auto")
     extract(manifest, given, tmp_path / "whole", processes=1, progress=False)
     root = tmp_path / "killed"
     (tmp_path / "command.py").write_text(COMMAND)

@@ -15,6 +15,7 @@ import subprocess
 import nbformat
 import pytest
 
+from taemi_lib import notebook
 from taemi_lib.profiles import ROOT
 
 MAIN = [
@@ -28,7 +29,7 @@ MAIN = [
     "07_systems_compared",
 ]
 COURSE = [*MAIN, "appendix/A1_micro_backbones"]
-COMMON = ["profile", "data_root", "runs_root", "device", "seed"]
+COMMON = list(notebook.COMMON)
 LARGEST = 2_000_000  # bytes of a notebook
 COMPARED = 0.6  # least share of the code cells whose outputs nbval compares
 SKIPS = {"nbval-skip", "nbval-raises-exception", "nbval-ignore-output", "nbval-variable-output"}
@@ -49,7 +50,8 @@ def problems(notebook, name, folder):
     counts = [cell.execution_count for cell in code]
     if not code or counts != list(range(1, len(code) + 1)):
         found.append(
-            f"execution counts are {counts}, not 1 to {len(code)}: restart the kernel and run all cells"
+            f"execution counts are {counts}, not 1 to {len(code)}: "
+            "restart the kernel and run all cells"
         )
     for cell in code:
         if any(output.output_type == "error" for output in cell.get("outputs", [])):
@@ -72,7 +74,8 @@ def problems(notebook, name, folder):
         found.append("an NBVAL comment stands in a cell: use tags, which this guard counts")
     if len(code) - len(marked) < COMPARED * len(code):
         found.append(
-            f"only {len(code) - len(marked)} of {len(code)} code cells are compared, needed: {COMPARED:.0%}"
+            f"only {len(code) - len(marked)} of {len(code)} code cells are compared, "
+            f"needed: {COMPARED:.0%}"
         )
 
     headings = [line for source in prose for line in source.splitlines() if line.startswith("# ")]
@@ -218,7 +221,8 @@ def sound(tmp_path):
     notebook = nbformat.v4.new_notebook(
         cells=[
             markdown(
-                "# Title\nLearning goals: see.\n\n[back](00_start_here.ipynb) [on](02_feature_extraction.ipynb)"
+                "# Title\nLearning goals: see.\n\n"
+                "[back](00_start_here.ipynb) [on](02_feature_extraction.ipynb)"
             ),
             parameters,
             code("1 + 1"),

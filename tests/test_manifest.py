@@ -1,15 +1,17 @@
 """The clip table and its readers: what is accepted, and that everything wrong is reported at
 once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from taemi_lib import profiles
 from taemi_lib.data import Manifest, load, read_csv, vidmimic2
-from taemi_lib.data.manifest import hold_out
+from taemi_lib.data.tables import hold_out
 from taemi_lib.errors import ChoiceError, ManifestError
-from taemi_lib.profiles import EMOTIONS
+from taemi_lib.profiles import EMOTIONS, Data
 
 HEADER = "clip_id,video," + ",".join(EMOTIONS)
 LABELS = ".33,.33,0,0,.33,0"
@@ -62,25 +64,82 @@ def test_a_csv_becomes_clips(folder):
         manifest.select("valid")
 
 
-def test_without_splits_labelled_clips_train_and_a_seeded_share_selects(folder):
+def splits(manifest):
+    return {split: manifest.select(split).clip_ids for split in profiles.SPLITS}
+
+
+def test_without_a_split_column_labelled_clips_get_seeded_splits(folder):
     path = table(folder, *(f"c{i},v{i:02d}.mp4,{LABELS}" for i in range(19)), "last,v19.mp4,,,,,,")
-    manifest = read_csv(path, selection_share=0.2)
-    assert len(manifest.select("train")) == 15 and len(manifest.select("selection")) == 4
-    assert manifest.select("predict").clip_ids == ["last"]
-    assert (
-        read_csv(path, selection_share=0.2).select("selection").clip_ids
-        == manifest.select("selection").clip_ids
-    )
-    assert (
-        read_csv(path, selection_share=0.2, seed=1).select("selection").clip_ids
-        != manifest.select("selection").clip_ids
-    )
+    settings = Data(source="csv", selection_share=0.2, test_share=0.3)
+    found = splits(read_csv(path, settings))
+    assert {split: len(ids) for split, ids in found.items()} == {
+        "train": 10,
+        "selection": 3,
+        "test": 6,
+        "predict": 1,
+    }
+    assert found["predict"] == ["last"]
+    assert splits(read_csv(path, settings)) == found
+    other = splits(read_csv(path, replace(settings, seed=1)))
+    assert other["test"] != found["test"] and other["selection"] != found["selection"]
+
+
+def test_with_a_split_column_only_a_missing_selection_is_drawn(folder):
+    header = "clip_id,video,split," + ",".join(EMOTIONS)
+    rows = [f"c{i},v{i:02d}.mp4,{'test' if i > 15 else 'train'},{LABELS}" for i in range(20)]
+    found = splits(read_csv(table(folder, *rows, header=header)))
+    assert found["test"] == ["c16", "c17", "c18", "c19"] and len(found["selection"]) == 2
+
+
+def test_clips_of_one_group_stay_together(folder):
+    header = "clip_id,video,group," + ",".join(EMOTIONS)
+    rows = [f"c{i},v{i:02d}.mp4,speaker {i // 4},{LABELS}" for i in range(20)]
+    for seed in range(5):
+        found = splits(read_csv(table(folder, *rows, header=header), Data(source="csv", seed=seed)))
+        speakers = {
+            split: {(int(clip_id[1:]) // 4) for clip_id in ids} for split, ids in found.items()
+        }
+        assert not speakers["train"] & speakers["test"]
+        assert not speakers["train"] & speakers["selection"]
+        assert not speakers["selection"] & speakers["test"]
+        assert all(found[split] for split in ("train", "selection", "test"))
+
+
+def test_a_table_of_ids_and_videos_alone_is_one_to_predict(folder):
+    manifest = read_csv(table(folder, "a,v00.mp4", "b,v01.mp4", header="clip_id,video"))
+    assert splits(manifest)["predict"] == ["a", "b"] and manifest["a"].labels is None
+    assert manifest["a"].transcript is None
+
+
+def test_absolute_paths_may_point_anywhere(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "film.mp4"
+    elsewhere.touch()
+    manifest = read_csv(table(folder, f"a,{elsewhere}", header="clip_id,video"))
+    assert manifest["a"].video == elsewhere
+
+
+def test_missing_files_are_skipped_and_listed_when_that_is_asked_for(folder):
+    path = table(folder, f"a,v00.mp4,{LABELS}", f"b,gone.mp4,{LABELS}", f"c,v01.mp4,{LABELS}")
+    assert "--set data.missing_files=skip" in problems(read_csv, path)[0]
+    manifest = read_csv(path, Data(source="csv", missing_files="skip"))
+    assert manifest.clip_ids == ["a", "c"] and manifest.skipped == ["b: gone.mp4 is missing"]
+    only = table(folder, f"b,gone.mp4,{LABELS}")
+    with pytest.raises(ManifestError, match="none of its 1 clips has its file"):
+        read_csv(only, Data(source="csv", missing_files="skip"))
+
+
+@pytest.mark.parametrize(("separator", "spoken"), [(";", "semicolons"), ("\t", "tabs")])
+def test_another_separator_is_named(folder, separator, spoken):
+    path = table(folder, f"a{separator}v00.mp4", header=f"clip_id{separator}video")
+    (said,) = problems(read_csv, path)
+    assert said == f"clips.csv, row 1: separated by {spoken}; save the table with commas"
 
 
 def test_hold_out_does_not_depend_on_the_order():
     ids = [f"{i:03d}" for i in range(50)]
-    assert hold_out(ids, 0.1, 3) == hold_out(ids[::-1], 0.1, 3) and len(hold_out(ids, 0.1, 3)) == 5
-    assert hold_out(["only"], 0.5, 0) == set()
+    first, second = ({i: i for i in order} for order in (ids, ids[::-1]))
+    assert hold_out(first, 0.1, 3) == hold_out(second, 0.1, 3) and len(hold_out(first, 0.1, 3)) == 5
+    assert hold_out({"only": "only"}, 0.5, 0) == set() == hold_out({}, 0.5, 0)
 
 
 def test_all_problems_are_listed_at_once_with_file_row_and_column(folder):
@@ -119,7 +178,7 @@ def test_all_problems_are_listed_at_once_with_file_row_and_column(folder):
     [
         (
             f"a,v00.mp4,valid,{LABELS}",
-            "column split: 'valid' is no split; the splits are: train, selection",
+            "column split: unknown split 'valid'; the splits are: train, selection",
         ),
         ("a,v00.mp4,test,,,,,,", "a clip of the test split needs labels"),
         (f"a,,train,{LABELS}", "has neither a video nor an audio file"),
@@ -152,21 +211,6 @@ def test_what_is_no_table_says_so(tmp_path, content, message):
     assert message in problems(read_csv, path)[0]
 
 
-def test_labels_and_transcripts_can_be_replaced(folder):
-    manifest = read_csv(table(folder, f"a,v00.mp4,{LABELS}", f"b,v01.mp4,{LABELS}"))
-    other = pd.DataFrame([[0.5] * 6, [1.0] * 6], index=["b", "a"], columns=list(EMOTIONS))
-    relabelled = manifest.with_labels(other, "fixed")
-    assert relabelled.labels == "fixed" and manifest.labels == ""
-    np.testing.assert_array_equal(relabelled.targets(["a", "b"])[:, 0], [1.0, 0.5])
-    with pytest.raises(ManifestError, match="outside"):
-        manifest.with_labels(other * 3, "broken")
-    assert [clip.transcript for clip in manifest.with_transcripts({"a": "so glad"})] == [
-        "so glad",
-        "",
-    ]
-    assert manifest["a"].transcript is None
-
-
 def test_a_manifest_can_be_built_from_a_table_in_memory(folder):
     manifest = Manifest(pd.DataFrame({"clip_id": ["a"], "video": ["v00.mp4"]}), folder, "by hand")
     assert manifest["a"].split == "predict" and manifest["a"].labels is None
@@ -190,7 +234,7 @@ def test_the_official_layout_selects_from_train_tests_on_valid_and_predicts_the_
     assert sizes == {"train": 18, "selection": 2, "test": 3, "predict": 2}
     assert manifest.select("predict").clip_ids == ["00023", "00024"]
     assert manifest["00001"].video == official / "raw" / "00001.mp4"
-    assert load(profiles.Data(source="vidmimic2", seed=0), official).table.equals(manifest.table)
+    assert load(Data(source="vidmimic2"), official).table.equals(manifest.table)
 
 
 def test_the_official_layout_reports_its_own_files_and_columns(official):
@@ -205,11 +249,16 @@ def test_the_official_layout_reports_its_own_files_and_columns(official):
     )
     (official / "valid_split.csv").unlink()
     assert "valid_split.csv: cannot be read" in problems(vidmimic2.read, official)[0]
-    assert "no such folder" in problems(vidmimic2.read, official / "raw")[0]
+    assert "missing folder" in problems(vidmimic2.read, official / "raw")[0]
 
 
-def test_an_unknown_source_lists_the_sources(tmp_path):
-    with pytest.raises(
-        ChoiceError, match="'imagenet'; the sources are: synthmimic, vidmimic2, csv"
-    ):
-        load(profiles.Data(source="imagenet"), tmp_path)
+def test_the_official_layout_skips_missing_files_when_asked(official):
+    (official / "raw" / "00021.mp4").unlink()
+    manifest = vidmimic2.read(official, Data(source="vidmimic2", missing_files="skip"))
+    assert manifest.skipped == ["00021: raw/00021.mp4 is missing"]
+    assert manifest.select("test").clip_ids == ["00020", "00022"]
+
+
+def test_own_clips_without_a_table_say_how_to_name_one(tmp_path):
+    with pytest.raises(ChoiceError, match=r"--set data\.table=clips\.csv"):
+        load(Data(source="csv"), tmp_path)

@@ -11,7 +11,7 @@ from taemi_lib.features import load_encoders
 from taemi_lib.micro import checks, train_audio, train_speech, train_text, train_vision
 from taemi_lib.micro.__main__ import ROLES
 from taemi_lib.micro.corpus import utterances
-from taemi_lib.profiles import MICRO, profile
+from taemi_lib.profiles import MICRO, PROFILES
 
 LIMITS = {  # at least; the word error rate at most
     "audio": {"r arousal": 0.85, "r dominance": 0.85, "r valence": 0.85},
@@ -23,7 +23,7 @@ LIMITS = {  # at least; the word error rate at most
 
 @pytest.fixture(scope="module")
 def encoders():
-    return load_encoders(profile("demo").encoders)  # `no_network` guards this too
+    return load_encoders(PROFILES["demo"].encoders)  # `no_network` guards this too
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_retraining_writes_folders_that_the_encoders_load(tmp_path, encoders):
         history = module.train(tmp_path / role, **few, **extra)
         assert len(history) == 3 and np.isfinite(history).all()
     fresh = load_encoders(
-        type(profile("demo").encoders)(**{role: str(tmp_path / role) for role in ROLES})
+        type(PROFILES["demo"].encoders)(**{role: str(tmp_path / role) for role in ROLES})
     )
 
     sound, pictures = corpus[0].waveform, Frames(*_two_faces())

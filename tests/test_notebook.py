@@ -31,10 +31,10 @@ def variables(injected="", defaults=DEFAULTS):
 
 
 def test_parameters_become_a_workspace():
-    given = 'settings = {"training.batch_size": 8}\nruns_root = "/tmp/elsewhere"\nresamples = 50'
+    given = 'settings = {"training.batch_size": 8}\nruns_root = "elsewhere"\nresamples = 50'
     workspace = from_notebook(variables(given), own=("resamples",))
     assert workspace.profile.training.batch_size == 8 and workspace.profile.data.clips == 48
-    assert str(workspace.runs_root) == "/tmp/elsewhere" and workspace.device == "cpu"
+    assert workspace.runs_root == ROOT / "elsewhere" and workspace.device == "cpu"
 
 
 @pytest.mark.parametrize(

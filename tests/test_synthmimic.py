@@ -1,7 +1,6 @@
 """The generator: planted truth, disjoint pools, real files, the same content twice."""
 
 import hashlib
-import json
 import shutil
 
 import av
@@ -84,14 +83,14 @@ def test_labels_are_sparse_skewed_and_in_range(many):
 
 
 def test_regimes_share_clips_and_noise(folder):
-    cue, fixed = synthmimic.read(folder, "cue"), synthmimic.read(folder, "fixed")
+    cue, fixed = (synthmimic.read(folder, Data(regime=name)) for name in ("cue", "fixed"))
     assert cue.clip_ids == fixed.clip_ids
     table = synthmimic.truth(folder)
     same = (table["counts/cue"] == table["counts/fixed"]).to_numpy()
     assert 0 < same.sum() < len(table)
     assert (cue.targets(cue.clip_ids)[same] == fixed.targets(fixed.clip_ids)[same]).all()
     with pytest.raises(ChoiceError, match="both, cue, face_cue, fixed, text"):
-        synthmimic.read(folder, "sideways")
+        synthmimic.regime_table(table, "sideways")
 
 
 def test_labels_of_the_first_regimes_are_those_of_version_1():
@@ -138,27 +137,19 @@ def test_in_text_the_words_weigh_most_and_in_face_cue_only_the_glance_tells(many
     assert 0.4 < agree < 0.6  # the words say nothing about the glance
 
 
-def test_a_folder_of_version_1_gets_the_new_regimes_and_keeps_its_clips(folder, tmp_path):
-    old = tmp_path / "clips"
-    shutil.copytree(folder, old)
-    table = synthmimic.truth(folder)
-    new = [c for c in table if "/" in c and c.split("/")[1] in ("both", "text", "face_cue")]
-    table.drop(columns=new).to_parquet(old / "truth.parquet")
-    settings = json.loads((old / "generator.json").read_text())
-    (old / "generator.json").write_text(json.dumps(settings | {"version": 1}))
-    before = (old / "raw/00003.mp4").stat().st_mtime_ns
-    synthmimic.generate(old, Data(clips=10), progress=False)
-    assert synthmimic.truth(old).equals(synthmimic.truth(folder))
-    assert json.loads((old / "generator.json").read_text()) == settings
-    assert (old / "raw/00003.mp4").stat().st_mtime_ns == before
-
-    table.assign(sentence="not what the seed says").to_parquet(old / "truth.parquet")
-    (old / "generator.json").write_text(json.dumps(settings | {"version": 1}))
-    with pytest.raises(ManifestError, match="other clips"):
-        synthmimic.generate(old, Data(clips=10), progress=False)
-    (old / "generator.json").write_text(json.dumps(settings | {"version": 0}))
-    with pytest.raises(ManifestError, match="version is 0"):
-        synthmimic.generate(old, Data(clips=10), progress=False)
+def test_other_label_noise_is_other_labels_for_the_same_clips(folder):
+    before = (folder / "truth.parquet").read_bytes()
+    usual, noisy, none = (
+        synthmimic.read(folder, Data(clips=10, label_noise=noise)).table[list(EMOTIONS)]
+        for noise in (0.08, 0.3, 0.0)
+    )
+    truth = synthmimic.truth(folder)
+    assert (usual.to_numpy() == synthmimic.regime_table(truth, "cue").to_numpy()).all()
+    exact = synthmimic.regime_table(truth, "cue", "noiseless").to_numpy()
+    errors = [np.abs(table.to_numpy() - exact).mean() for table in (none, usual, noisy)]
+    assert errors[0] < errors[1] < errors[2]
+    synthmimic.generate(folder, Data(clips=10, label_noise=0.3), progress=False)
+    assert (folder / "truth.parquet").read_bytes() == before
 
 
 def test_the_folder_is_in_the_official_layout(folder):
@@ -268,7 +259,7 @@ def test_an_interrupted_folder_is_finished_and_a_finished_one_left_alone(folder,
 
 
 def test_a_folder_made_with_other_settings_is_refused(folder, tmp_path):
-    with pytest.raises(ManifestError, match="clips is 10, asked for 11"):
+    with pytest.raises(ManifestError, match="clips is 10 there, 11 now"):
         synthmimic.generate(folder, Data(clips=11), progress=False)
     (tmp_path / "holiday.mp4").write_bytes(b"mine")
     with pytest.raises(ManifestError, match="did not make"):

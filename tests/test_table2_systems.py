@@ -224,7 +224,7 @@ def test_the_baselines_are_a_masked_mean_and_one_linear_layer():
         assert torch.allclose(model(clips).prediction, expected, atol=1e-6)
 
 
-def test_yu2024_is_the_mean_of_two_predictions_each_of_one_modality_and_of_one_where_the_other_is_absent():
+def test_yu2024_is_the_mean_of_two_modalities_and_one_of_them_where_the_other_is_absent():
     model, clips = create("yu2024"), ragged()
     output = model(clips)
     vision, audio = output.parts["vision"], output.parts["audio"]

@@ -16,8 +16,9 @@ from taemi_lib import figures, models, training
 from taemi_lib.evaluation import metrics
 from taemi_lib.evaluation.scoring import evaluate, predict_dataset
 from taemi_lib.profiles import Model, Training
+from taemi_lib.runs import load_run
 from taemi_lib.support import files
-from taemi_lib.training import Schedule, load_run, train
+from taemi_lib.training import Schedule, train
 
 MODEL = Model(width=8, heads=2, mlp_width=8, dropout=0.1, input_dropout=0.1)
 PRESET = Training(
@@ -382,7 +383,8 @@ def test_calibration_is_before_every_score_and_sees_the_whole_selection_split_wi
 def test_kill_minus_nine_in_another_process_changes_nothing(tmp_path, system):
     preset = replace(PRESET, epochs=40, patience=99)
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import test_training as t; from dataclasses import replace; "
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_training as t; "
+        "from dataclasses import replace; "
         "t.run(sys.argv[2], sys.argv[3], preset=replace(t.PRESET, epochs=40, patience=99))"
     )
     here, folder = Path(__file__).parent, tmp_path / "killed"

@@ -60,10 +60,8 @@ class Report:
             shown = ", ".join(self.changed[:5]) + (", ..." if len(self.changed) > 5 else "")
             lines.append(f"  encoded again, because their files or words changed: {shown}")
         words = {"table": "from the table", "whisper": "from Whisper", "none": "none"}
-        counts = [
-            f"{words[name]} ({count} clips)" for name, count in self.transcripts.items() if count
-        ]
-        lines.append(f"  transcripts: {', '.join(counts) or 'none'}")
+        counts = [f"{words[name]} {count}" for name, count in self.transcripts.items() if count]
+        lines.append(f"  transcripts (clips): {', '.join(counts)}")
         for name, table in (("absent", self.absent), ("damaged", self.damaged)):
             counts = table.groupby(["modality", "reason"]).size()
             lines += [

@@ -117,6 +117,7 @@ def generate(
     asked = {"version": VERSION, "clips": data.clips, "seed": data.seed}
     _refuse_other_settings(root, asked)
     if not (root / TRUTH).exists():
+        workers.refuse_unguarded()
         with files.locked(root):
             _refuse_other_settings(root, asked)  # once more: another command may have been first
             files.write_json(root / SETTINGS, asked)
