@@ -2,6 +2,6 @@
 
 import sys
 
-from taemi_lib.course import main
+from taemi_lib.cli import main
 
 sys.exit(main())

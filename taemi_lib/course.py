@@ -1,13 +1,12 @@
-"""The end of the flow: run the notebooks in order, and the command line `taemi`.
+"""Running the notebooks in order.
 
 The notebooks are the experiment; this file only starts them through papermill, one after the other,
 each in its own kernel of this very Python environment, with the same parameters. What they computed
-lies in runs/<profile>/ afterwards.
+lies in the workspace's folder afterwards, runs/<settings>/.
 """
 
 from __future__ import annotations
 
-import argparse
 import ast
 import json
 import logging
@@ -15,37 +14,43 @@ import os
 import re
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from taemi_lib import profiles
-from taemi_lib.errors import CheckpointError, ChoiceError, CourseError, EncoderError
-from taemi_lib.support import files
+import nbformat
+import papermill
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
 
-COMMON = (
-    "profile",
-    "data_root",
-    "runs_root",
-    "device",
-    "seed",
-)  # the parameters every notebook has
-EVALUATION = "05_evaluation"  # the notebook that writes the scores, runs/<profile>/evaluation.json
-DEMO_CHECKPOINT = Path("demo/systems/cue/taemi/seed0")  # below the runs folder
+from taemi_lib import errors, figures, profiles
+from taemi_lib.errors import ChoiceError, CourseError, TaemiError
+from taemi_lib.notebook import COMMON
+from taemi_lib.support import files
+from taemi_lib.workspace import Workspace, shown
+
+EVALUATION = "05_evaluation"  # the notebook that writes the scores, evaluation.json
 # errors of the library that say all there is to say: which file or name, what else there is, what
 # to do
-REFUSALS = (
-    "ChoiceError",
-    "ManifestError",
-    "StoreError",
-    "EncoderError",
-    "CheckpointError",
-    "RunError",
-)
+REFUSALS = {
+    name
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, TaemiError)
+}
+# options of a run that are notebook parameters, too
+OPTIONS = {
+    "profile": "--profile NAME",
+    "settings": "--set NAME=VALUE",
+    "data_root": "--data-root FOLDER",
+    "runs_root": "--runs-root FOLDER",
+    "device": "--device cpu",
+}
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
-# ----------------------------------------------------------------------------------------------
-# which notebooks, how
+# --- which notebooks, how
 
 
 def notebooks_in(folder: Path) -> list[Path]:
@@ -68,15 +73,13 @@ def start_at(paths: list[Path], first: str | None) -> list[Path]:
         if path.stem.startswith(first):
             return paths[index:]
     raise ChoiceError(
-        f"no notebook begins with {first!r}; there are: {', '.join(p.stem for p in paths)}"
+        f"no notebook begins with {first!r}; they are: {', '.join(p.stem for p in paths)}"
     )
 
 
 def accepted_parameters(path: Path) -> dict[str, object]:
     """Name -> default value of what the notebook's cell tagged `parameters` sets. Raises
     CourseError."""
-    import papermill
-
     found = {
         name: ast.literal_eval(entry["default"])
         for name, entry in papermill.inspect_notebook(path).items()
@@ -98,6 +101,8 @@ def check_parameters(given: dict[str, object], accepted: dict[Path, dict[str, ob
         name: default for parameters in accepted.values() for name, default in parameters.items()
     }
     for name, value in given.items():
+        if name in profiles.names():
+            raise ChoiceError(f"-p {name}: a setting, not a parameter: --set {name}={value}")
         if name not in valid:
             raise ChoiceError(
                 f"no notebook has a parameter {name!r}; the parameters are: {', '.join(valid)}"
@@ -119,7 +124,7 @@ def literal(text: str) -> object:
         return text
 
 
-# ------------------------------------------------------------------------------------------------------ one notebook
+# --- one notebook
 
 
 def prepare_kernels() -> None:
@@ -129,8 +134,6 @@ def prepare_kernels() -> None:
 
     Raises CourseError when it would still be another one.
     """
-    from jupyter_client.kernelspec import KernelSpecManager
-
     own = str(Path(sys.prefix) / "share" / "jupyter")
     others = [
         path
@@ -147,11 +150,18 @@ def prepare_kernels() -> None:
         )
 
 
-def tidy(path: Path) -> None:
-    """Take run times, paths and versions out of a notebook's metadata, so that it says the same on
-    every machine."""
-    import nbformat
+class KernelManager(AsyncKernelManager):
+    """Ends a kernel by asking it to end. The usual one interrupts it first, and a kernel that is
+    idle by then prints that as an error."""
 
+    async def _async_interrupt_kernel(self) -> None:
+        if not self.shutting_down:
+            await super()._async_interrupt_kernel()
+
+
+def tidy(path: Path) -> None:
+    """Take run times and paths out of a notebook's metadata, so that it says the same on every
+    machine with the same Python."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
     notebook.metadata["kernelspec"] = {
@@ -159,7 +169,8 @@ def tidy(path: Path) -> None:
         "language": "python",
         "name": "python3",
     }
-    notebook.metadata["language_info"] = {"name": "python"}
+    # language_info stays as the kernel gives it: JupyterLab stores the same, and would mark a
+    # notebook without it as changed as soon as it is opened
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
@@ -177,10 +188,6 @@ def execute(path: Path, output: Path, parameters: dict[str, object]) -> float:
     Returns the seconds it took. Raises CourseError with the notebook and what it refused, or the
     cell and its traceback.
     """
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-
     logging.getLogger("papermill").setLevel(logging.ERROR)
     prepare_kernels()
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -196,9 +203,9 @@ def execute(path: Path, output: Path, parameters: dict[str, object]) -> float:
             progress_bar=False,
             start_timeout=300,
             iopub_timeout=60,
-            extra_arguments=[
-                "--IPKernelApp.log_level=40"
-            ],  # errors only: it warns about its own transport otherwise
+            kernel_manager_class=KernelManager,
+            # errors only: it warns about its own transport otherwise
+            extra_arguments=["--IPKernelApp.log_level=40"],
         )
     except PapermillExecutionError as error:
         if error.ename in REFUSALS:
@@ -218,14 +225,14 @@ def execute(path: Path, output: Path, parameters: dict[str, object]) -> float:
     return time.perf_counter() - started
 
 
-# -------------------------------------------------------------------------------------------------------- the course
+# --- the course
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a run of one profile leaves its results."""
+    """Where a run of the course leaves its results."""
 
-    folder: Path  # runs/<profile>
+    folder: Path  # Workspace.folder
 
     @property
     def notebooks(self) -> Path:
@@ -242,6 +249,7 @@ class Places:
 
 def run(
     profile: str = "demo",
+    settings: dict[str, object] | None = None,
     *,
     first: str | None = None,
     parameters: dict[str, object] | None = None,
@@ -249,41 +257,46 @@ def run(
     runs_root: str = "runs",
     device: str = "auto",
     notebooks: Path = profiles.ROOT / "notebooks",
-    figures: bool = False,
+    rewrite: bool = False,
 ) -> dict:
-    """Execute the course and return its summary, which is also written to
-    <runs_root>/<profile>/summary.json.
+    """Execute the course and return its summary, which is also written to the workspace's
+    summary.json.
 
     `first` starts at that notebook and keeps the earlier ones' times; `parameters` are the
-    notebooks' own and `seed`; `figures` also rewrites the PNGs in figures/. Raises ChoiceError
+    notebooks' own and `seed`; `rewrite` also rewrites the PNGs in figures/. Raises ChoiceError
     before anything runs, CourseError at the first failure.
     """
-    from tqdm import tqdm
-
-    profiles.profile(profile)
-    if device != "auto":
-        from taemi_lib.support.device import choose
-
-        choose(device)
+    asked = profiles.load(profile, settings, "--set")
+    workspace = Workspace(asked, data_root, runs_root, device)
+    workspace.check()
     given = dict(parameters or {})
-    for name in COMMON[:4]:
+    for name, option in OPTIONS.items():
         if name in given:
-            raise ChoiceError(
-                f"parameter {name!r} has an option of its own: --{name.replace('_', '-')}"
-            )
-    given |= {"profile": profile, "data_root": data_root, "runs_root": runs_root, "device": device}
+            raise ChoiceError(f"parameter {name!r} has an option of its own: {option}")
+    given |= {
+        "profile": str(Path(profile).absolute()) if profile not in profiles.PROFILES else profile,
+        "settings": dict(settings or {}),
+        "data_root": str(workspace.data_root),
+        "runs_root": str(workspace.runs_root),
+        "device": device,
+    }
     paths = start_at(notebooks_in(notebooks), first)
     accepted = {path: accepted_parameters(path) for path in paths}
     check_parameters(given, accepted)
-
-    places = Places(profiles.resolve(runs_root) / profile)
-    seconds = read_json(places.summary).get("seconds", {}) if first else {}
-    if EVALUATION in [path.stem for path in paths]:
-        places.evaluation.unlink(
-            missing_ok=True
-        )  # made anew by this run: old scores must not outlive a failure
-    if figures:
+    if rewrite:
         rewrite_figures()
+    return _execute_all(paths, accepted, given, Places(workspace.folder), bool(first))
+
+
+def _execute_all(
+    paths: list[Path], accepted: dict, given: dict, places: Places, continues: bool
+) -> dict:
+    """Every notebook with the parameters that it has; the summary grows with each."""
+    seconds = read_json(places.summary).get("seconds", {}) if continues else {}
+    if EVALUATION in [path.stem for path in paths]:
+        # made anew by this run: old scores must not outlive a failure
+        places.evaluation.unlink(missing_ok=True)
+    summary: dict = {}
     with tqdm(paths, unit="notebook", disable=None) as bar:
         for path in bar:
             bar.set_description(path.stem)
@@ -294,7 +307,11 @@ def run(
                 raise CourseError(
                     f"{EVALUATION} ran through but did not write {shown(places.evaluation)}"
                 )
-            summary = {"profile": profile, **read_json(places.evaluation), "seconds": seconds}
+            summary = {
+                "profile": places.folder.name,
+                **read_json(places.evaluation),
+                "seconds": seconds,
+            }
             files.write_json(places.summary, summary)
     return summary
 
@@ -318,8 +335,6 @@ def render(
 def rewrite_figures() -> None:
     """Draw the README's figure and tell the notebooks' kernels, which inherit this, to rewrite
     theirs."""
-    from taemi_lib import figures
-
     os.environ[figures.REWRITE] = "1"
     figures.save(figures.pipeline_diagram(), "taemi")
 
@@ -347,291 +362,3 @@ def summary_table(summary: dict) -> str:
 def read_json(path: Path) -> dict:
     """The file's content, or {} where it does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def shown(path: Path) -> Path:
-    """A path as a reader wants it: inside the repository, relative to it."""
-    return path.relative_to(profiles.ROOT) if path.is_relative_to(profiles.ROOT) else path
-
-
-# --------------------------------------------------------------------------------------------------
-# the command line
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse that answers a mistake with one line."""
-
-    def error(self, message: str):
-        self.exit(2, f"taemi: {message} ({self.prog} --help)\n")
-
-
-def build_parser() -> Parser:
-    parser = Parser(
-        prog="taemi", description="From video clips to six emotional mimicry intensities."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-
-    command = commands.add_parser("run", help="run the notebooks in order and print the summary")
-    command.add_argument(
-        "--profile", default="demo", help=f"one of: {', '.join(profiles.PROFILES)} (default: demo)"
-    )
-    command.add_argument(
-        "--from",
-        dest="first",
-        metavar="03",
-        help="start at this notebook; earlier results are kept",
-    )
-    command.add_argument(
-        "-p",
-        dest="parameters",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="a notebook's own parameter, or seed; may be repeated",
-    )
-    command.add_argument(
-        "--data-root", default="data", help="where the clips are, seen from the repository"
-    )
-    command.add_argument(
-        "--runs-root", default="runs", help="where results go, seen from the repository"
-    )
-    command.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
-    )
-    command.add_argument("--figures", action="store_true", help="also rewrite the PNGs in figures/")
-
-    command = commands.add_parser("predict", help="six intensities for one clip")
-    command.add_argument("clip", type=Path, help="a video (or sound) file")
-    command.add_argument(
-        "--checkpoint", type=Path, help="a run folder (default: the demo course's TAEMI, seed 0)"
-    )
-    command.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
-    )
-    command.add_argument("--json", action="store_true", help="print JSON")
-
-    command = commands.add_parser(
-        "compare",
-        help="train systems under one protocol and say which differ from taemi",
-        description=(
-            "Each system, taemi too, is trained with three learning rates and two seeds first (the search); then with the best rate and all "
-            "seeds. What is there already is not trained again."
-        ),
-    )
-    command.add_argument(
-        "systems",
-        nargs="+",
-        metavar="SYSTEM",
-        help="names of systems; taemi itself is always there",
-    )
-    command.add_argument(
-        "--regime",
-        help="label sets of the generated clips, as in cue,fixed (default: the first, in which the search is)",
-    )
-    add_study_options(command)
-    command.add_argument(
-        "--results",
-        help="also write runs.csv, comparisons.csv, ... into this folder, seen from the repository",
-    )
-    command.add_argument(
-        "--text",
-        help="another text encoder: a folder or a name on the hub (needs a --runs-root of its own)",
-    )
-    command.add_argument(
-        "--text-pooling",
-        default="mean",
-        choices=("cls", "mean"),
-        help="how that encoder sums up (default: mean)",
-    )
-
-    command = commands.add_parser(
-        "grid", help="the whole study of the course: every system; writes results/ (hours)"
-    )
-    add_study_options(command)
-    command.add_argument(
-        "--results",
-        help="where the tables go, seen from the repository (default: results for the demo, else "
-        "results/ in the profile's folder of runs)",
-    )
-    command.add_argument(
-        "--part",
-        type=part,
-        default=(1, 1),
-        metavar="2/4",
-        help="only this share of the runs, for several machines: "
-        "give the command again when all parts are done, for the next of its three rounds",
-    )
-
-    commands.add_parser("notebooks", help="list the notebooks and their parameters")
-
-    command = commands.add_parser(
-        "render", help="(developers) execute the notebooks and store their outputs in place"
-    )
-    command.add_argument("--from", dest="first", metavar="03", help="start at this notebook")
-    command.add_argument("--only", action="store_true", help="just that one")
-    return parser
-
-
-def add_study_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--profile", default="demo", help=f"one of: {', '.join(profiles.PROFILES)} (default: demo)"
-    )
-    command.add_argument(
-        "--seeds", type=several, default=5, help="how many of each system, at least 2 (default: 5)"
-    )
-    command.add_argument(
-        "--data-root", default="data", help="where the clips are, seen from the repository"
-    )
-    command.add_argument(
-        "--runs-root", default="runs", help="where runs go, seen from the repository"
-    )
-    command.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
-    )
-    command.add_argument(
-        "--processes", type=positive, help="runs side by side (default: as many as there are cores)"
-    )
-
-
-def positive(text: str) -> int:
-    """An argument that counts something."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
-
-
-def several(text: str) -> int:
-    """A number of seeds: a single one says nothing about others."""
-    if positive(text) < 2:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} seed cannot tell a difference from luck: give 2 or more"
-        )
-    return int(text)
-
-
-def part(text: str) -> tuple[int, int]:
-    """ "2/4" as (2, 4): the second of four."""
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share such as 2/4")
-    return int(number), int(count)
-
-
-def print_study(options: argparse.Namespace) -> None:
-    """`taemi compare` and `taemi grid`: make what is missing, print the comparisons, write the
-    tables."""
-    from taemi_lib import experiments
-
-    profile = profiles.profile(options.profile)
-    if getattr(options, "text", None):
-        encoders = replace(profile.encoders, text=options.text, text_pooling=options.text_pooling)
-        profile = replace(profile, encoders=encoders)
-    places = {
-        name: getattr(options, name) for name in ("data_root", "runs_root", "device", "processes")
-    }
-    places["seeds"] = tuple(range(options.seeds))
-    if options.command == "grid":
-        study = experiments.whole_grid(profile, **places, part=options.part)
-    else:
-        systems = dict.fromkeys(
-            [experiments.REFERENCE, *options.systems]
-        )  # each once, in this order
-        if len(systems) == 1:
-            raise ChoiceError(
-                f"nothing to compare {experiments.REFERENCE} with: name at least one other system"
-            )
-        wanted = (options.regime or experiments.regimes(profile)[0]).split(",")
-        study = experiments.Study(
-            profile, {regime.strip(): tuple(systems) for regime in wanted}, **places
-        )
-    folder = options.results
-    if options.command == "grid" and not folder:
-        folder = (
-            "results"
-            if profile.name == "demo"
-            else Path(options.runs_root) / profile.name / "results"
-        )
-    try:
-        if folder:
-            study.check_tables(folder)  # before hours of training, not after
-        if not study.run() or (options.command == "grid" and not experiments.run_beside(study)):
-            print(
-                "this part of this round is done; when all parts are, in one folder of runs, give the same command again for the next "
-                "(the search, the grid, what stands beside it)"
-            )
-            return
-        print(experiments.summary(study))
-        if folder:
-            written = study.write(folder)
-            if options.command == "grid":
-                experiments.write_beside(study, written)
-            print(f"\ntables: {shown(written)}")
-    except ChoiceError:
-        raise
-    except (
-        RuntimeError,
-        ValueError,
-    ) as error:  # a run that failed, or data and runs that do not fit what was asked for
-        raise CourseError(error) from error
-
-
-def print_notebooks() -> None:
-    for path in notebooks_in(profiles.ROOT / "notebooks"):
-        parameters = ", ".join(
-            f"{name}={value!r}" for name, value in accepted_parameters(path).items()
-        )
-        print(f"{path.stem:28} {parameters}")
-
-
-def print_prediction(clip: Path, checkpoint: Path | None, device: str, as_json: bool) -> None:
-    if checkpoint is None:
-        checkpoint = profiles.resolve("runs") / DEMO_CHECKPOINT
-        if not checkpoint.exists():
-            raise CourseError(
-                f"no checkpoint at {shown(checkpoint)}: run `taemi run`, or give --checkpoint"
-            )
-    from taemi_lib.prediction import predict
-
-    try:
-        result = predict(clip, checkpoint, device=device)
-    except (CheckpointError, EncoderError) as error:
-        raise CourseError(error) from error
-    print(json.dumps(result.as_dict(), indent=2) if as_json else result)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command `taemi`. Returns the exit code: 0, 1 (something failed), 2 (a wrong name or
-    option), 130 (Ctrl-C)."""
-    options = build_parser().parse_args(arguments)
-    try:
-        if options.command == "run":
-            given = {name: literal(value) for name, value in options.parameters}
-            summary = run(
-                options.profile,
-                first=options.first,
-                parameters=given,
-                data_root=options.data_root,
-                runs_root=options.runs_root,
-                device=options.device,
-                figures=options.figures,
-            )
-            print(f"\n{summary_table(summary)}")
-        elif options.command == "predict":
-            print_prediction(options.clip, options.checkpoint, options.device, options.json)
-        elif options.command in ("compare", "grid"):
-            print_study(options)
-        elif options.command == "notebooks":
-            print_notebooks()
-        else:
-            render(options.first, options.only)
-    except ChoiceError as error:
-        print(f"taemi: {error}", file=sys.stderr)
-        return 2
-    except (CourseError, OSError) as error:
-        print(f"taemi: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("taemi: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0

@@ -10,16 +10,20 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from taemi_lib import models, profiles
-from taemi_lib.batches import collate
+from taemi_lib.batches import ClipDataset, collate
 from taemi_lib.data.manifest import Clip
 from taemi_lib.errors import CheckpointError
+from taemi_lib.evaluation.scoring import predict_dataset
 from taemi_lib.features import load_encoders
 from taemi_lib.features.extract import extract_clip
 from taemi_lib.profiles import EMOTIONS, MODALITIES
+from taemi_lib.runs import Run, refuse_other_features
 from taemi_lib.support import device as devices
+from taemi_lib.support import files
 from taemi_lib.support.differences import differences
 
 
@@ -128,3 +132,20 @@ def _refuse_other_encoders(config: dict, found: dict[str, str], run: Path) -> No
         raise CheckpointError(
             f"{run} was trained on features of other encoders: {'; '.join(different)}"
         )
+
+
+def write_submission(
+    run: Run, dataset: ClipDataset, path: str | Path, device: str = "auto"
+) -> None:
+    """Predictions of a run for stored features, as the challenge wants them: a CSV of Filename and
+    the six intensities in [0, 1], one row a clip.
+
+    Raises RunError for features of other encoders.
+    """
+    refuse_other_features(run, dataset)
+    found = predict_dataset(run.model(), dataset, device)
+    table = pd.DataFrame(found.prediction.clip(0, 1), columns=list(EMOTIONS))
+    table.insert(0, "Filename", found.clip_ids)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())

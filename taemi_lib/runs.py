@@ -209,3 +209,13 @@ def finished(history: list[dict], training: profiles.Training) -> bool:
     if not history or len(history) >= training.epochs:
         return bool(history)
     return history[-1]["epoch"] - max(history, key=merit)["epoch"] >= training.patience
+
+
+def refuse_other_features(run: Run, dataset: ClipDataset) -> None:
+    """Raises RunError when a dataset's features come from other encoders than those of the run's
+    training: their numbers would mean nothing to it."""
+    trained = run.config["data"]["train"]["encoders"]
+    if different := differences(trained, dataset.store.identity):
+        raise RunError(
+            f"{run.folder} was trained on features of other encoders: {'; '.join(different)}"
+        )

@@ -1,0 +1,71 @@
+"""The command line `taemi`: one file for each group of commands, in the order of the work.
+
+Commands are click's, which papermill brings along. Heavy libraries are imported inside the
+commands, so that `taemi --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from taemi_lib.cli import clips, notebooks, settings, study, systems
+from taemi_lib.errors import ChoiceError, TaemiError
+
+
+class InOrder(click.Group):
+    """Lists its commands in the order of the work, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"unknown command {args[0]!r}; the commands are: {', '.join(self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
+def taemi() -> None:
+    """From video clips to six emotional mimicry intensities."""
+
+
+for command in (
+    notebooks.run,
+    clips.extract,
+    systems.train,
+    systems.evaluate,
+    clips.predict,
+    study.compare,
+    study.grid,
+    settings.profiles,
+    notebooks.notebooks,
+    notebooks.render,
+):
+    taemi.add_command(command)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command `taemi`. Returns the exit code: 0, 1 (something failed), 2 (a wrong name or
+    option), 130 (Ctrl-C)."""
+    try:
+        taemi.main(arguments, prog_name="taemi", standalone_mode=False)
+    except click.UsageError as error:
+        asked = error.ctx.command_path if error.ctx else "taemi"
+        _say(f"{' '.join(error.format_message().split())} ({asked} --help)")
+        return 2
+    except ChoiceError as error:
+        _say(error)
+        return 2
+    except (TaemiError, OSError) as error:
+        _say(error)
+        return 1
+    except (click.Abort, KeyboardInterrupt):
+        _say("stopped; the same command continues from here")
+        return 130
+    return 0
+
+
+def _say(what: object) -> None:
+    print(f"taemi: {what}", file=sys.stderr)

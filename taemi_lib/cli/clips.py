@@ -1,0 +1,82 @@
+"""Clips: make their features, predict their intensities."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from taemi_lib.cli import options
+from taemi_lib.errors import ChoiceError, CourseError
+
+
+@click.command()
+@options.places
+def extract(**places: str) -> None:
+    """Make the features of all clips; unchanged ones are kept."""
+    from taemi_lib import features
+
+    here = options.workspace(**places)
+    manifest = here.clips()
+    for line in features.missing(here.profile.encoders):
+        print(f"not on this machine: {line}")
+    _, report = here.features()
+    splits = manifest.table["split"].value_counts()
+    print(f"{len(manifest)} clips: {', '.join(f'{n} {name}' for name, n in splits.items())}")
+    for line in manifest.skipped:
+        print(f"  left out: {line}")
+    print(report)
+    print(f"features: {here.features_folder}")
+
+
+@click.command()
+@click.argument("clip", required=False)
+@click.option("--checkpoint", metavar="RUN", help="A run's folder; else --system and --seed.")
+@click.option("--split", help="Predict this split of the data, into a CSV to submit.")
+@click.option(
+    "--output",
+    default="submission.csv",
+    show_default=True,
+    metavar="FILE",
+    help="What --split writes.",
+)
+@click.option("--system", default="taemi", show_default=True, help="Whose run, without RUN.")
+@click.option("--seed", default=0, show_default=True, help="Of that run.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.imports
+@options.places
+def predict(
+    clip: str | None,
+    checkpoint: str | None,
+    split: str | None,
+    output: str,
+    system: str,
+    seed: int,
+    as_json: bool,
+    **places,
+) -> None:
+    """Six intensities for CLIP, or for a whole --split."""
+    if (clip is None) == (split is None):
+        raise ChoiceError(
+            "name one clip, as in `taemi predict clip.mp4`, or a split: --split predict"
+        )
+    from taemi_lib.prediction import predict as predict_clip
+    from taemi_lib.prediction import write_submission
+    from taemi_lib.runs import load_run
+    from taemi_lib.workspace import shown
+
+    here = options.workspace(**places) if split is not None or checkpoint is None else None
+    run = Path(checkpoint) if here is None or checkpoint else here.run_folder(system, seed)
+    if not run.exists():
+        raise CourseError(
+            f"no run in {shown(run)}: train one with `taemi train {system}` or `taemi run`, "
+            "or name one with --checkpoint"
+        )
+    if clip is not None:
+        found = predict_clip(clip, run, device=places["device"])
+        print(json.dumps(found.as_dict(), indent=2) if as_json else found)
+        return
+    dataset = here.require(split)[split]
+    write_submission(load_run(run), dataset, output, places["device"])
+    print(f"{len(dataset)} clips of the split {split!r}, predicted by {shown(run)}: {output}")

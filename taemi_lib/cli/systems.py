@@ -1,0 +1,59 @@
+"""Systems: train them, evaluate them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from taemi_lib.cli import options
+
+
+@click.command()
+@click.argument("systems", nargs=-1, required=True, metavar="SYSTEM...")
+@click.option(
+    "--seed", "seeds", type=int, multiple=True, help="May be repeated; else the profile's."
+)
+@options.imports
+@options.places
+@options.processes
+def train(systems: tuple[str, ...], seeds: tuple[int, ...], **places) -> None:
+    """Train systems; finished runs are kept."""
+    here = options.workspace(**places)
+    for (name, seed), run in here.runs(systems, seeds or None).items():
+        assert run.metrics is not None
+        rho = run.metrics["selection"]["mean_rho"]
+        print(f"{name}, seed {seed}: mean rho {rho:.3f} on the selection split, {run.folder}")
+
+
+@click.command()
+@click.argument("run")
+@click.option("--split", default="test", show_default=True, help="Which clips.")
+@click.option("--seed", default=0, show_default=True, help="Of the run, for a system's name.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.imports
+@options.places
+def evaluate(run: str, split: str, seed: int, as_json: bool, **places) -> None:
+    """Score RUN (a run's folder, or a system's name) on a split."""
+    from taemi_lib import models
+    from taemi_lib.evaluation.scoring import evaluate as score_run
+    from taemi_lib.runs import load_run, refuse_other_features
+
+    here = options.workspace(**places)
+    folder = here.run_folder(run, seed) if run in models.names() else Path(run)
+    found = load_run(folder)
+    dataset = here.require(split)[split]
+    refuse_other_features(found, dataset)
+    scores = score_run(found, dataset, places["device"])
+    if as_json:
+        print(json.dumps(scores.as_dict(), indent=2))
+        return
+    assert scores.interval is not None
+    low, high = scores.interval.low, scores.interval.high
+    print(f"{folder}, {len(dataset)} clips of the split {split!r}")
+    print(f"mean rho {scores.mean_rho:.3f}, 95 % interval over clips [{low:.3f}, {high:.3f}]")
+    for emotion, rho in scores.per_emotion.items():
+        print(f"  {emotion:14} {rho:.3f}")
+    if scores.constant:
+        print(f"  the same for every clip, counted as 0: {', '.join(scores.constant)}")
