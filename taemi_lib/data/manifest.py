@@ -12,7 +12,7 @@ import copy
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ COLUMNS = ("split", "video", "audio", "transcript", "group", *EMOTIONS)
 _LABELLED_SPLITS = ("train", "selection", "test")
 # an id names a file of the feature store: no separators, no leading dot
 _ID = re.compile(r"\w[\w.\- ]{0,199}")
+_Complain = Callable[[str, str], None]  # (column, what is wrong with this row's cell)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Clip:
     where unknown.
 
     `audio` is a separate sound file; where it is None the sound comes from `video`. `transcript` is
-    None where the source has no transcripts at all, and "" where it says that nothing was spoken.
+    None where the source has no transcripts at all, and "" where its cell is empty.
     """
 
     clip_id: str
@@ -54,8 +55,9 @@ class Manifest:
     root:   folder that relative paths in `video` and `audio` start from, and must stay in.
     source: what to call this table in errors, usually the CSV's name.
     labels: name of the label set ("cue", "fixed", ... of the generator); "" where there is only
-    one. places: "file, row n" for every row, for the errors; by default the rows of `source`, its
-    header being row 1.
+            one.
+    places: "file, row n" for every row, for the errors; by default the rows of `source`, its
+            header being row 1.
     names:  column names as the source spells them, where they differ ({"clip_id": "Filename"}).
     missing_files: "refuse", or "skip": clips without their file are left out, and `skipped` has a
             line for each.
@@ -191,58 +193,25 @@ def _checked(
         def complain(column: str, what: str, place=place) -> None:
             problems.append(f"{place}, column {names.get(column, column)}: {what}")
 
-        clip_id = _text(row.get("clip_id"))
-        if not _ID.fullmatch(clip_id):
-            complain(
-                "clip_id",
-                f"{clip_id!r} is not usable as an id; use letters, digits, '_', '-' and '.', "
-                "no folders: it names a file inside the data folder",
-            )
-        elif clip_id in first_place:
-            complain("clip_id", f"{clip_id!r} is a duplicate of {first_place[clip_id]}")
-        first_place.setdefault(clip_id, place)
-
-        paths = {
-            kind: _path(_text(row.get(kind)), root, kind, complain) for kind in ("video", "audio")
-        }
-        if not any(_text(row.get(kind)) for kind in ("video", "audio")):
+        clip_id = _id(row, place, first_place, complain)
+        cells = {kind: _text(row.get(kind)) for kind in ("video", "audio")}
+        paths = {kind: _path(cell, root, kind, complain) for kind, cell in cells.items()}
+        if not any(cells.values()):
             complain("video", f"clip {clip_id!r} has neither a video nor an audio file")
-
-        values = [_label(row.get(emotion), emotion, complain) for emotion in EMOTIONS]
-        empty = [emotion for emotion, value in zip(EMOTIONS, values, strict=True) if value is None]
-        if 0 < len(empty) < len(EMOTIONS):
-            for emotion in empty:
-                complain(
-                    emotion,
-                    "is empty although other emotions of the clip have values; "
-                    "fill all six or none",
-                )
-
-        split = _text(row.get("split")) or ("predict" if empty else "train")
-        if split not in SPLITS:
-            complain("split", f"unknown split {split!r}; the splits are: {', '.join(SPLITS)}")
-        elif split in _LABELLED_SPLITS and len(empty) == len(EMOTIONS):
-            complain(
-                EMOTIONS[0],
-                f"a clip of the {split} split needs labels; without them its split is predict",
-            )
-
+        labels = _labels(row, complain)
         transcript = row.get("transcript")
         finished.append(
             {
                 "clip_id": clip_id,
-                "split": split,
+                "split": _split(row, labels, complain),
                 **paths,
-                "transcript": None
-                if "transcript" not in row or transcript is None
-                else _text(transcript),
+                "transcript": None if transcript is None else _text(transcript),
                 "group": _text(row.get("group")),
-                **{
-                    emotion: math.nan if value is None else value
-                    for emotion, value in zip(EMOTIONS, values, strict=True)
-                },
+                **labels,
             }
         )
+    if not any(emotion in row for row in rows for emotion in EMOTIONS):
+        problems += _without_labels(finished, places)
     if problems:
         raise ManifestError(source, problems)
     table = pd.DataFrame(finished, columns=["clip_id", *COLUMNS]).set_index("clip_id")
@@ -250,12 +219,65 @@ def _checked(
     return table.astype({**dict.fromkeys(texts, object), **dict.fromkeys(EMOTIONS, np.float64)})
 
 
+def _id(row: dict, place: str, first_place: dict[str, str], complain: _Complain) -> str:
+    clip_id = _text(row.get("clip_id"))
+    if not _ID.fullmatch(clip_id):
+        complain(
+            "clip_id",
+            f"{clip_id!r} is not usable as an id; use letters, digits, '_', '-' and '.', "
+            "no folders: it names a file inside the data folder",
+        )
+    elif clip_id in first_place:
+        complain("clip_id", f"{clip_id!r} is a duplicate of {first_place[clip_id]}")
+    first_place.setdefault(clip_id, place)
+    return clip_id
+
+
+def _labels(row: dict, complain: _Complain) -> dict[str, float]:
+    """{emotion: intensity}, NaN where the cell is empty: all six or none."""
+    values = {emotion: _label(row.get(emotion), emotion, complain) for emotion in EMOTIONS}
+    empty = [emotion for emotion in EMOTIONS if not _text(row.get(emotion))]
+    if 0 < len(empty) < len(EMOTIONS):
+        for emotion in empty:
+            complain(
+                emotion,
+                "is empty although other emotions of the clip have values; fill all six or none",
+            )
+    return values
+
+
+def _split(row: dict, labels: dict[str, float], complain: _Complain) -> str:
+    empty = not any(_text(row.get(emotion)) for emotion in labels)
+    split = _text(row.get("split")) or ("predict" if empty else "train")
+    if split not in SPLITS:
+        complain("split", f"unknown split {split!r}; the splits are: {', '.join(SPLITS)}")
+    elif empty and split in _LABELLED_SPLITS and any(emotion in row for emotion in labels):
+        complain(
+            EMOTIONS[0],
+            f"a clip of the {split} split needs labels; without them its split is predict",
+        )
+    return split
+
+
+def _without_labels(finished: list[dict], places: Sequence[str]) -> list[str]:
+    """One line for each split that needs labels, of a table that has no columns for them."""
+    lines = []
+    for split in _LABELLED_SPLITS:
+        if found := [place for clip, place in zip(finished, places) if clip["split"] == split]:
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            lines.append(
+                f"{', '.join(found[:3])}{more}, column split: the {split} split needs labels, and "
+                f"the table has none; add the columns {', '.join(EMOTIONS)}, or write predict"
+            )
+    return lines
+
+
 def _text(cell: object) -> str:
     missing = cell is None or (isinstance(cell, float) and math.isnan(cell))
     return "" if missing else str(cell).strip()
 
 
-def _path(cell: str, root: Path, kind: str, complain) -> str:
+def _path(cell: str, root: Path, kind: str, complain: _Complain) -> str:
     """The cell as a path relative to `root`, or as the absolute path that it is. Links inside the
     folder may point anywhere: their owner put them there."""
     if not cell:
@@ -277,10 +299,10 @@ def _path(cell: str, root: Path, kind: str, complain) -> str:
     return os.path.relpath(full, base) if inside else full
 
 
-def _label(cell: object, emotion: str, complain) -> float | None:
+def _label(cell: object, emotion: str, complain: _Complain) -> float:
     text = _text(cell)
     if not text:
-        return None
+        return math.nan
     try:
         value = float(text)
     except ValueError:

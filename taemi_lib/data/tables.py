@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from taemi_lib.data.manifest import Manifest
+from taemi_lib.data.manifest import COLUMNS, Manifest
 from taemi_lib.errors import ManifestError
 from taemi_lib.profiles import EMOTIONS, Data
 
@@ -54,19 +54,24 @@ def _of(groups: Mapping[str, str], table: pd.DataFrame, split: str) -> dict[str,
 
 
 def hold_out(groups: Mapping[str, str], share: float, seed: int, keep: int = 1) -> set[str]:
-    """A seeded share of the clips (at least one where some are left), the same whatever order they
-    come in.
+    """A seeded share of the clips, the same whatever order they come in.
 
-    groups: {clip id: its group}; a group is held out as a whole, and at least `keep` groups stay.
+    groups: {clip id: its group}. A group is held out as a whole, and at least `keep` groups stay.
+    Groups are drawn while they fit into the share; where none does, the smallest one is held out.
     """
-    ordered = sorted(set(groups.values()))
-    wanted = max(round(share * len(groups)), 1)
-    found: set[str] = set()
-    for group in np.random.default_rng(seed).permutation(ordered)[: max(len(ordered) - keep, 0)]:
-        if len(found) >= wanted:
-            break
-        found |= {clip_id for clip_id, own in groups.items() if own == group}
-    return found
+    members: dict[str, list[str]] = {}
+    for clip_id, group in groups.items():
+        members.setdefault(group, []).append(clip_id)
+    drawn = np.random.default_rng(seed).permutation(sorted(members)).tolist()
+    wanted, found = max(round(share * len(groups)), 1), list[str]()
+    left = max(len(members) - keep, 0)  # groups that may still be held out
+    for group in drawn:
+        if left and len(found) + len(members[group]) <= wanted:
+            found += members[group]
+            left -= 1
+    if left and not found:  # every group is larger than the share: the smallest one
+        found = members[min(drawn, key=lambda group: len(members[group]))]
+    return set(found)
 
 
 def read_rows(
@@ -91,9 +96,8 @@ def read_rows(
     except csv.Error as error:
         raise ManifestError(path.name, [f"{path}: is not a CSV ({error})"]) from error
     header = [name.strip() for name in lines[0]] if lines else []
-    problems = _header_problems(path.name, header, text, required, together)
-    if problems and problems[0].endswith("commas"):
-        raise ManifestError(path.name, problems)
+    _refuse_other_separator(path.name, header, required[0])
+    problems = _header_problems(path.name, header, required, together)
     rows, places = [], []
     for number, cells in enumerate(lines[1:], start=2):
         if not any(cell.strip() for cell in cells):
@@ -113,22 +117,37 @@ def read_rows(
     return rows, places
 
 
-def _header_problems(
-    name: str, header: list[str], text: str, required: Sequence[str], together: Sequence[str]
-) -> list[str]:
-    first = text.partition("\n")[0]
+def _refuse_other_separator(name: str, header: list[str], first: str) -> None:
+    """Raises ManifestError when the first needed column is in the header, and commas are not what
+    separates it."""
     for separator, spoken in SEPARATORS.items():
-        if required[0] not in header and required[0] in first.strip().strip('"').split(separator):
-            return [f"{name}, row 1: separated by {spoken}; save the table with commas"]
+        cells = [cell.strip(' "') for cell in ",".join(header).split(separator)]
+        if first not in header and first in cells:
+            raise ManifestError(
+                name, [f"{name}, row 1: separated by {spoken}; save the table with commas"]
+            )
+
+
+def _header_problems(
+    name: str, header: list[str], required: Sequence[str], together: Sequence[str]
+) -> list[str]:
     some = any(column in header for column in together)
     wanted = (*required, *(together if some else ()))
     there = f"the table has: {', '.join(filter(None, header)) or 'nothing'}"
-    return [
+    problems = [
         f"{name}, row 1, column {column}: missing column; {there}"
         for column in wanted
         if column not in header
-    ] + [
+    ]
+    problems += [
         f"{name}, row 1, column {column}: appears twice"
         for column in sorted(set(header))
         if column and header.count(column) > 1
+    ]
+    # Columns that are not needed would be overlooked in silence.
+    known = {column.lower(): column for column in ("clip_id", *COLUMNS)}
+    return problems + [
+        f"{name}, row 1, column {column}: write it {known[column.lower()]!r}"
+        for column in header
+        if known.get(column.lower(), column) not in header and column not in required
     ]

@@ -19,8 +19,9 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2PreTrainedMod
 from transformers.utils import cached_file
 
 from taemi_lib.data.media import SAMPLE_RATE, Unreadable
+from taemi_lib.features.loading import check_complete, loading
 from taemi_lib.features.sequences import Sequence
-from taemi_lib.features.sources import Source, check_complete, loading, locate
+from taemi_lib.features.sources import Source, locate
 
 
 class EmotionHead(nn.Module):

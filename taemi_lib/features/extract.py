@@ -1,5 +1,5 @@
-"""Clips -> store: decode and encode every clip once, in several processes, stopping and going on at
-will.
+"""Clips -> store: decode and encode every clip once, in several processes, to be stopped and
+continued at will.
 
 Each clip is encoded by itself on one thread, so its features do not depend on the number of
 processes, and it is written the moment it is done, so a killed run loses no more than the clips in
@@ -21,12 +21,18 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from taemi_lib import profiles
+from taemi_lib import features, profiles
 from taemi_lib.data.manifest import Clip, Manifest
-from taemi_lib.data.media import SAMPLE_RATE, Unreadable, is_silent, read_audio, read_frames
+from taemi_lib.data.media import (
+    SAMPLE_RATE,
+    Audio,
+    Unreadable,
+    is_silent,
+    read_audio,
+    read_frames,
+)
 from taemi_lib.errors import ExtractionError
-from taemi_lib.features import Encoders, identity, load_encoders
-from taemi_lib.features.changes import outdated, remember, source_of, words_of_table
+from taemi_lib.features.changes import changes, remember, source_of, stamp, words_of_table
 from taemi_lib.features.sequences import ClipFeatures
 from taemi_lib.features.store import Store
 from taemi_lib.support import device as devices
@@ -71,7 +77,7 @@ class Report:
         return "\n".join(lines)
 
 
-def extract_clip(clip: Clip, encoders: Encoders) -> ClipFeatures:
+def extract_clip(clip: Clip, encoders: features.Encoders) -> ClipFeatures:
     """Decode and encode one clip. A modality that a file does not give is absent, with its reason;
     the others are encoded all the same."""
     absent: dict[str, str] = {}
@@ -135,23 +141,22 @@ def extract(
     this machine, ExtractionError at once in a script without the guard, and after all other clips
     are done, naming the clips that failed for another reason than a bad file.
     """
-    workers.refuse_unguarded()
     started = time.perf_counter()
-    store = Store(store_root, identity(encoders))
+    store = Store(store_root, features.identity(encoders))
     place = str(devices.choose(device))
     done, again = 0, list[str]()
-    if any(outdated(manifest, store, encoders)):
-        with files.locked(
-            store.root
-        ):  # a second command on the same store waits, then finds the work done
+    if changes(manifest, store, encoders):
+        workers.refuse_unguarded()
+        # a second command on the same store waits, then finds the work done
+        with files.locked(store.root):
+            store = Store(store_root)
             store.clean()
-            store = Store(store_root)
-            new, changed = outdated(manifest, store, encoders)
-            again = [clip.clip_id for clip in changed]
-            todo = [*new, *changed]
-            done = _encode_all(todo, encoders, store, place, processes, progress) if todo else 0
-            store = Store(store_root)
-            remember(manifest, store)
+            stamps = {clip.clip_id: stamp(clip, store) for clip in manifest}
+            found = changes(manifest, store, encoders)
+            again = [clip.clip_id for clip in found.changed]
+            if todo := [*found.new, *found.changed]:
+                done = _encode_all(todo, encoders, store, place, processes, progress)
+            remember(stamps, store)
     absent, damaged = (_of(store.report(kind), manifest) for kind in ("absent", "damaged"))
     return Report(
         done,
@@ -207,11 +212,12 @@ def _encode_all(
     return len(todo)
 
 
-def _sound(clip: Clip):
+def _sound(clip: Clip) -> tuple[Audio | None, str]:
     """(Audio, "") or (None, why not). The whole sound: the words after the audio encoder's 12 s
     count too."""
-    source = clip.audio or clip.video
     try:
+        if (source := clip.audio or clip.video) is None:
+            raise Unreadable("no file")
         return read_audio(source), ""
     except Unreadable as error:
         return None, error.reason
@@ -226,13 +232,12 @@ def _of(report: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
 _Result = tuple[str, str]  # clip id, what went wrong ("" if nothing)
 
 
-def _encode(clip: Clip, encoders: Encoders, store: Store) -> _Result:
+def _encode(clip: Clip, encoders: features.Encoders, store: Store) -> _Result:
     try:
         source = source_of(clip, encoders.settings)  # before: a file may change meanwhile
         store.write(extract_clip(clip, encoders), source)
-    except (
-        Exception
-    ) as error:  # whatever it is, it must not stop the other clips; extract() raises it at the end
+    # whatever it is, it must not stop the other clips; extract() raises it at the end
+    except Exception as error:
         return clip.clip_id, f"{type(error).__name__}: {error}"
     return clip.clip_id, ""
 
@@ -241,7 +246,7 @@ def _in_this_process(
     todo: list[Clip], settings: profiles.Encoders, store: Store, device: str, _: int
 ) -> Iterator:
     with devices.threads(1):  # more would sum in another order, and gain nothing on single clips
-        encoders = load_encoders(settings, device)
+        encoders = features.load_encoders(settings, device)
         for clip in todo:
             yield _encode(clip, encoders, store)
 
@@ -257,9 +262,8 @@ def _in_processes(
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool as error:
-            load_encoders(
-                settings, device
-            )  # an encoder that cannot be loaded says so here, better than in a worker
+            # an encoder that cannot be loaded says so here, better than in a worker
+            features.load_encoders(settings, device)
             raise ExtractionError(
                 "a process died while encoding (out of memory?); "
                 f"{sum(c.clip_id in store for c in todo)} of {len(todo)} clips are in "
@@ -270,7 +274,7 @@ def _in_processes(
             pool.shutdown(cancel_futures=True)
 
 
-_worker: tuple[Encoders, Store]  # of this process, once _start_worker has run in it
+_worker: tuple[features.Encoders, Store]  # of this process, once _start_worker has run in it
 
 
 def _start_worker(
@@ -279,7 +283,7 @@ def _start_worker(
     global _worker
     workers.end_with_parent()
     torch.set_num_threads(1)
-    _worker = load_encoders(settings, device), Store(root, made_by)
+    _worker = features.load_encoders(settings, device), Store(root, made_by)
 
 
 def _work(clip: Clip) -> _Result:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from taemi_lib import profiles
 from taemi_lib.errors import EncoderError
 from taemi_lib.profiles import MICRO, resolve
 
@@ -25,10 +27,10 @@ _SETTINGS = (
     "tokenizer_config.json",
     "vocab.txt",
 )
-_WEIGHTS = (
-    "*.safetensors",
-    "pytorch_model*.bin",
-)  # the first pattern that matches, as transformers chooses
+# the first pattern that matches, as transformers chooses
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+# where whisper keeps what it has fetched
+WHISPER_CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "whisper"
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def locate(source: str, role: str, download: bool = True) -> Source:
                 folder.name for folder in MICRO.glob("*") if (folder / "config.json").exists()
             )
             raise EncoderError(
-                f"{role} encoder {source!r}: the package has no micro backbone of this name "
+                f"encoders.{role} = {source!r}: the package has no micro backbone of this name "
                 f"(it has: {', '.join(there) or 'none'}); appendix A1 trains them"
             )
         return Source(str(path), f"{source}@{digest(path)}")
@@ -64,7 +66,10 @@ def locate(source: str, role: str, download: bool = True) -> Source:
     if path.exists():
         return Source(str(path), f"{path.name}@{digest(path)}")
     if Path(source).is_absolute():
-        raise EncoderError(f"encoders.{role} = {source!r}: no such folder or file")
+        raise EncoderError(
+            f"encoders.{role} = {source!r}: no such folder or file; give the folder of a model "
+            f"(config.json and weights), or its hub id: --set encoders.{role}=FOLDER"
+        )
     return _on_hub(source, role, download)
 
 
@@ -73,26 +78,25 @@ def digest(path: Path) -> str:
     if path.is_file():
         files = [path]
     else:
-        weights = next((found for pattern in _WEIGHTS if (found := sorted(path.glob(pattern)))), [])
-        files = [path / name for name in _SETTINGS if (path / name).exists()] + weights
+        files = [path / name for name in _SETTINGS if (path / name).exists()] + _weights(path)
     total = hashlib.sha256()
     for file in files:
         total.update(_digest_of(file, file.stat().st_size, file.stat().st_mtime_ns))
     return total.hexdigest()[:8]
 
 
+def _weights(folder: Path) -> list[Path]:
+    return next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+
+
 @lru_cache(maxsize=64)
-def _digest_of(
-    file: Path, size: int, changed: int
-) -> bytes:  # size and time only make a changed file a new entry
+def _digest_of(file: Path, size: int, changed: int) -> bytes:
+    """Size and time only make a changed file a new entry."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").digest()
 
 
 def _on_hub(name: str, role: str, download: bool) -> Source:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     help_ = (
         "neither a folder here nor in the cache of the Hugging Face hub. Connect to the network "
         f"once, or copy the model's folder to this machine: --set encoders.{role}=FOLDER"
@@ -100,6 +104,8 @@ def _on_hub(name: str, role: str, download: bool) -> Source:
     try:
         try:
             config = hf_hub_download(name, "config.json", local_files_only=True)
+            if not download and not _weights(Path(config).parent):
+                raise LocalEntryNotFoundError("its weights are missing")
         except LocalEntryNotFoundError:
             offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
             if offline or not download:
@@ -117,38 +123,74 @@ def _on_hub(name: str, role: str, download: bool) -> Source:
     return Source(name, f"{name}@{commit[:8]}", commit)
 
 
-@contextmanager
-def loading(source: str, role: str) -> Iterator[None]:
-    """Load a model quietly, leaving torch's random state alone; what fails is an EncoderError
-    naming the encoder."""
-    import torch
-    from transformers.utils import logging
+def locate_speech(source: str, download: bool = True) -> Source:
+    """As `locate`; a published Whisper's name ("large-v3") is also known, by the hash of its
+    weights, and fetched by whisper itself, not from the hub. Raises EncoderError, without
+    `download` also for a published model that is not in whisper's cache."""
+    if source.startswith("micro:") or resolve(source).exists():
+        return locate(source, "speech")
+    import whisper  # takes seconds, and only the models that it publishes need it
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    except EncoderError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise EncoderError(f"{role} encoder {source!r} cannot be loaded: {error}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def check_complete(info: dict, source: str, role: str, optional: tuple[str, ...] = ()) -> None:
-    """Refuse weights with gaps: transformers would fill them with random numbers. `info` is its
-    loading info."""
-    missing = sorted(
-        key for key in info["missing_keys"] if not any(word in key for word in optional)
-    )
-    if missing or info["mismatched_keys"]:
-        names = ", ".join(map(str, [*missing, *info["mismatched_keys"]][:5]))
+    name = source.removeprefix("openai-whisper:")
+    if name not in whisper.available_models():
         raise EncoderError(
-            f"{role} encoder {source!r}: its weights do not fit its config.json; "
-            f"missing or of another shape: {names}"
+            f"encoders.speech = {source!r}: no such folder or file; the published models are: "
+            f"{', '.join(whisper.available_models())}"
         )
+    address = whisper._MODELS[name]
+    expected = address.split("/")[-2]  # the hash that whisper itself checks
+    cached = WHISPER_CACHE / address.rsplit("/", 1)[-1]
+    if not (download or cached.is_file()):
+        raise EncoderError(
+            f"encoders.speech = {source!r}: {cached.name} is not in whisper's cache. "
+            f'Connect to the network once: python -c "import whisper; whisper.load_model'
+            f"('{name}')\"; or copy the file: --set encoders.speech=FILE"
+        )
+    return Source(name, f"openai-whisper:{name}@{expected[:8]}")
+
+
+# --------------------------------------------------------------------------------------------------
+# the encoders of a profile
+
+
+def located(settings: profiles.Encoders) -> dict[str, Source]:
+    """{role: where its encoder is}, of the encoders that are needed. Raises EncoderError."""
+    return {role: _find(role, getattr(settings, role)) for role in _needed(settings)}
+
+
+def missing(settings: profiles.Encoders) -> list[str]:
+    """One line for each encoder that is not on this machine: its setting, its name, how to get it.
+    Downloads nothing."""
+    lines = []
+    for role in _needed(settings):
+        try:
+            _find(role, getattr(settings, role), download=False)
+        except EncoderError as error:
+            lines.append(str(error))
+    return lines
+
+
+def identity(settings: profiles.Encoders) -> dict[str, str]:
+    """What names the profile's encoders in a store, with every setting that changes their features;
+    nothing is loaded. Raises EncoderError."""
+    found = {role: source.identity for role, source in located(settings).items()}
+    speech = {
+        "whisper": "{speech}",
+        "auto": "the table's words, else {speech}",
+        "table": "the table's words",
+    }
+    return {
+        "audio": f"{found['audio']}, {settings.audio_seconds:g} s",
+        "vision": f"{found['vision']}, {settings.vision_pooling}, "
+        f"{settings.frame_choice} {settings.max_frames} frames",
+        "speech": speech[settings.transcripts].format(**found),
+        "text": f"{found['text']}, {settings.text_pooling}, {settings.max_tokens} tokens",
+    }
+
+
+def _needed(settings: profiles.Encoders) -> tuple[str, ...]:
+    return ("audio", "vision", "text") + (("speech",) if settings.transcripts != "table" else ())
+
+
+def _find(role: str, source: str, download: bool = True) -> Source:
+    return locate_speech(source, download) if role == "speech" else locate(source, role, download)

@@ -8,7 +8,6 @@ Decoding is greedy (temperature 0), so that the same sound always gives the same
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -21,39 +20,13 @@ from whisper.model import ModelDimensions
 
 from taemi_lib.data.media import SAMPLE_RATE, is_silent
 from taemi_lib.errors import EncoderError
-from taemi_lib.features.sources import Source, loading, locate
-from taemi_lib.profiles import resolve
+from taemi_lib.features.loading import loading
+from taemi_lib.features.sources import locate_speech
 
 _LANGUAGE = "en"  # the data's; automatic detection would guess anew for every clip
 _FULL_CONTEXT = 1500  # encoder frames of every published Whisper: 30 s
 # a last window shorter than 0.25 s holds no word, but makes Whisper invent one
 _SHORTEST = SAMPLE_RATE // 4
-# where whisper keeps what it has fetched
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "whisper"
-
-
-def locate_speech(source: str, download: bool = True) -> Source:
-    """As `sources.locate`; a published model's name ("large-v3") is also known, by the hash of its
-    weights, and fetched by whisper itself, not from the hub. Raises EncoderError, without
-    `download` also for a published model that is not in whisper's cache."""
-    name = source.removeprefix("openai-whisper:")
-    if name in whisper.available_models() and not resolve(source).exists():
-        address = whisper._MODELS[name]
-        expected = address.split("/")[-2]  # the hash that whisper itself checks
-        cached = CACHE / address.rsplit("/", 1)[-1]
-        if not (download or cached.is_file()):
-            raise EncoderError(
-                f"encoders.speech = {source!r}: {cached.name} is not in whisper's cache. "
-                f'Connect to the network once: python -c "import whisper; whisper.load_model'
-                f"('{name}')\"; or copy the file: --set encoders.speech=FILE"
-            )
-        return Source(name, f"openai-whisper:{name}@{expected[:8]}")
-    if not (source.startswith("micro:") or resolve(source).exists()):
-        raise EncoderError(
-            f"encoders.speech = {source!r}: no such folder or file; the published models are: "
-            f"{', '.join(whisper.available_models())}"
-        )
-    return locate(source, "speech")
 
 
 class SpeechToText:

@@ -8,8 +8,9 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from taemi_lib.data.media import Unreadable
+from taemi_lib.features.loading import check_complete, loading
 from taemi_lib.features.sequences import Sequence
-from taemi_lib.features.sources import check_complete, loading, locate
+from taemi_lib.features.sources import locate
 
 
 class TextEncoder:

@@ -11,8 +11,9 @@ from transformers import AutoModel
 from transformers.utils import cached_file
 
 from taemi_lib.data.media import Frames
+from taemi_lib.features.loading import check_complete, loading
 from taemi_lib.features.sequences import Sequence
-from taemi_lib.features.sources import check_complete, loading, locate
+from taemi_lib.features.sources import locate
 
 # frames per forward pass: bounds the memory, and is the same whatever the number of processes
 _AT_ONCE = 32

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from taemi_lib.data.media import Frames
 from taemi_lib.data.synthmimic import world
 from taemi_lib.micro import train_audio, train_text, train_vision
 from taemi_lib.micro.corpus import Utterance, utterances
@@ -55,12 +56,12 @@ def check_speech(encoder, held_out: list[Utterance]) -> dict[str, float]:
 def check_audio(encoder, held_out: list[Utterance]) -> dict[str, float]:
     """Correlation of the three logits with the planted arousal, dominance and valence, over all
     frames."""
-    logits, planted = [], []
+    heard, told = [], []
     for item in held_out:
         values = np.asarray(encoder.encode(item.waveform).values, dtype=np.float64)
-        logits.append(values[:, -3:])
-        planted.append(train_audio.frame_targets(item, len(values))[:, :3])
-    logits, planted = np.concatenate(logits), np.concatenate(planted)
+        heard.append(values[:, -3:])
+        told.append(train_audio.frame_targets(item, len(values))[:, :3])
+    logits, planted = np.concatenate(heard), np.concatenate(told)
     names = ("arousal", "dominance", "valence")
     return {
         f"r {name}": float(np.corrcoef(logits[:, k], planted[:, k])[0, 1])
@@ -71,7 +72,6 @@ def check_audio(encoder, held_out: list[Utterance]) -> dict[str, float]:
 def check_vision(encoder, count: int = 1024) -> dict[str, float]:
     """R2 of a linear read-out of each expression parameter, and their mean, on unseen
     identities."""
-    from taemi_lib.data.media import Frames
 
     def features(first: int, total: int, pool: str) -> tuple[np.ndarray, np.ndarray]:
         pictures, values = train_vision.faces(first, total, pool)

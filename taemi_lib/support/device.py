@@ -20,7 +20,7 @@ def choose(device: str | torch.device | None = "auto") -> torch.device:
         device = torch.device(device)
     except RuntimeError as error:
         raise ChoiceError(
-            f"there is no device {device!r}; use auto, cpu, cuda or cuda:<number>"
+            f"unknown device {device!r}; use auto, cpu, cuda or cuda:<number>"
         ) from error
     if device.type not in ("cpu", "cuda"):
         raise ChoiceError(

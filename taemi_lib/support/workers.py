@@ -42,5 +42,6 @@ def end_with_parent() -> None:
 
 
 def _wait() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)

@@ -73,7 +73,7 @@ def _truth(latents: world.Latents, speech) -> dict:
 def _labels(latents: world.Latents, noise: float) -> dict:
     """The columns of every regime: which event counts (-1: both), the noiseless intensities, the
     labels."""
-    row = {}
+    row: dict[str, float] = {}
     # the raters' moods are the same in every regime, so that regimes can be compared clip by clip
     for regime in world.REGIMES:
         true = world.noiseless(latents, regime)
@@ -123,9 +123,8 @@ def generate(
             files.write_json(root / SETTINGS, asked)
             if not (root / TRUTH).exists():
                 _fill(root, data, processes, progress)
-    shutil.rmtree(
-        root / "rows", ignore_errors=True
-    )  # also one left by a kill in the very last moment
+    # also one left by a kill in the very last moment
+    shutil.rmtree(root / "rows", ignore_errors=True)
     return root
 
 
@@ -151,9 +150,8 @@ def _fill(root: Path, data: Data, processes: int | None, progress: bool) -> None
         (root / folder).mkdir(exist_ok=True)
     splits = split_of(data.clips)
     make = partial(_make, root=root, seed=data.seed)
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # a notebook's kernel holds threads; forking it would not be safe
+    # a notebook's kernel holds threads; forking it would not be safe
+    context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         processes or os.cpu_count(), mp_context=context, initializer=workers.end_with_parent
     ) as executor:
@@ -196,8 +194,8 @@ def _write_truth(root: Path, table: pd.DataFrame) -> None:
 
 
 def truth(root: str | Path) -> pd.DataFrame:
-    """Every latent of every clip, one row a clip_id. Raises ManifestError if the folder is not
-    complete."""
+    """Every latent of every clip, one row a clip_id, and labels of the usual noise (NOISE); `read`
+    knows those of another. Raises ManifestError if the folder is not complete."""
     path = Path(root) / TRUTH
     if not path.exists():
         raise ManifestError(
@@ -223,7 +221,8 @@ def read(root: str | Path, data: Data | None = None) -> Manifest:
     """
     data, table = data or Data(), truth(root)
     if data.label_noise != NOISE:
-        table = _labelled(table, data.seed, data.label_noise)
+        made = json.loads((Path(root) / SETTINGS).read_text(encoding="utf-8"))
+        table = _labelled(table, made["seed"], data.label_noise)
     rows = regime_table(table, data.regime).assign(
         split=table["split"], video=[f"raw/{clip_id}.mp4" for clip_id in table.index]
     )

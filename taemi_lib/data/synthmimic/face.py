@@ -62,7 +62,8 @@ class Identity:
         ]
 
         def colour(values) -> tuple[int, int, int]:
-            return tuple(int(v) for v in np.clip(values, 0, 255))
+            red, green, blue = np.clip(values, 0, 255)
+            return int(red), int(green), int(blue)
 
         return cls(
             skin=colour(skin),

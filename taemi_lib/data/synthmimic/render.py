@@ -65,15 +65,12 @@ def write(latents: Latents, path: Path) -> voice.Speech:
             container.mux(video.encode())
         if latents.missing != "audio track":
             for start in range(0, len(samples), 1024):
-                frame = av.AudioFrame.from_ndarray(
+                block = av.AudioFrame.from_ndarray(
                     samples[None, start : start + 1024], format="fltp", layout="mono"
                 )
-                frame.sample_rate, frame.pts, frame.time_base = (
-                    voice.RATE,
-                    start,
-                    Fraction(1, voice.RATE),
-                )
-                container.mux(sound.encode(frame))
+                block.sample_rate, block.pts = voice.RATE, start
+                block.time_base = Fraction(1, voice.RATE)
+                container.mux(sound.encode(block))
             container.mux(sound.encode())
     os.replace(unfinished, path)
     return speech

@@ -176,9 +176,10 @@ def speak(latents: Latents) -> Speech:
     if len(voiced):  # espeak ends with up to half a second of silence
         samples = samples[: voiced[-1] + int(0.12 * RATE)]
     ends = starts[1:] + [len(samples) / RATE]
-    windows = tuple(
+    early, late = (
         (float(starts[first]), float(ends[past - 1])) for first, past in latents.clause_words
     )
+    windows = (early, late)
 
     times = np.arange(len(samples)) / RATE
     for window, emotion, strength in zip(windows, latents.emotions, latents.voice_strength):

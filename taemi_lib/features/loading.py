@@ -1,0 +1,45 @@
+"""Loading a pretrained encoder: quietly, completely, and without side effects on random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers.utils import logging
+
+from taemi_lib.errors import EncoderError
+
+
+@contextmanager
+def loading(source: str, role: str) -> Iterator[None]:
+    """Load a model quietly, leaving torch's random state alone; what fails is an EncoderError
+    naming the encoder."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    except EncoderError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise EncoderError(f"{role} encoder {source!r} cannot be loaded: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def check_complete(info: dict, source: str, role: str, optional: tuple[str, ...] = ()) -> None:
+    """Refuse weights with gaps: transformers would fill them with random numbers. `info` is its
+    loading info."""
+    missing = sorted(
+        key for key in info["missing_keys"] if not any(word in key for word in optional)
+    )
+    if missing or info["mismatched_keys"]:
+        names = ", ".join(map(str, [*missing, *info["mismatched_keys"]][:5]))
+        raise EncoderError(
+            f"{role} encoder {source!r}: its weights do not fit its config.json; "
+            f"missing or of another shape: {names}"
+        )
