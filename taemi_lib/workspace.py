@@ -214,7 +214,12 @@ class Workspace:
     def _label(self, without: tuple[str, ...] = ()) -> str:
         """The nearest named profile and what differs from it, some settings left aside; and which
         clips, where these are not generated."""
-        known = {name: _settings(profile, without) for name, profile in PROFILES.items()}
+        source = self.profile.data.source
+        known = {
+            name: _settings(profile, without)
+            for name, profile in PROFILES.items()
+            if profile.data.source == source
+        }
         near, differs = naming.nearest(known, _settings(self.profile, without))
         clips = {} if self.generated else {"clips": self._clips_name}
         return naming.named(near, clips | differs)

@@ -2,6 +2,7 @@
 nothing."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from inputs import encoder_settings, tone, write_clip, write_wav
 
 from taemi_lib.data import Clip, Manifest
 from taemi_lib.errors import ExtractionError, StoreError
-from taemi_lib.features import Store, load_encoders
+from taemi_lib.features import Store, changes, load_encoders
 from taemi_lib.features import extract as extraction
 from taemi_lib.features.extract import extract, extract_clip
 from taemi_lib.profiles import ROOT
@@ -194,6 +195,89 @@ def test_a_clip_is_encoded_again_when_its_bytes_or_words_changed_and_never_for_a
     assert Store(place).read("c1").transcript == "to see you"
 
 
+def test_a_file_of_a_new_date_is_read_once_and_remembered(tmp_path, settings, monkeypatch):
+    manifest, place = manifest_of(tmp_path, 2), tmp_path / "store"
+    extract(manifest, settings, place, progress=False)
+    read, digest = [], changes._digest
+    monkeypatch.setattr(changes, "_digest", lambda path: [read.append(path.name), digest(path)][1])
+    extract(manifest, settings, place, progress=False)
+    assert read == []
+    (tmp_path / "c0.mp4").touch()
+    for _ in range(2):
+        assert extract(manifest, settings, place, progress=False).done == 0
+    assert set(read) == {"c0.mp4"}
+    read.clear()
+    extract(manifest, settings, place, progress=False)
+    assert read == []
+
+
+def test_a_file_that_changes_while_it_is_encoded_is_noticed_the_next_time(
+    tmp_path, settings, monkeypatch
+):
+    manifest, place = manifest_of(tmp_path, 1), tmp_path / "store"
+    encode = extraction.extract_clip
+
+    def meanwhile(clip, encoders):
+        found = encode(clip, encoders)
+        write_clip(clip.video, 2.0)
+        return found
+
+    monkeypatch.setattr(extraction, "extract_clip", meanwhile)
+    extract(manifest, settings, place, progress=False)
+    assert len(Store(place).read("c0").vision) == 10
+    monkeypatch.setattr(extraction, "extract_clip", encode)
+    assert extract(manifest, settings, place, progress=False).changed == ["c0"]
+    assert len(Store(place).read("c0").vision) == 20
+
+
+def test_a_file_that_cannot_be_read_stops_no_other_and_is_encoded_when_it_is_back(
+    tmp_path, settings
+):
+    manifest, place = manifest_of(tmp_path, 2), tmp_path / "store"
+    (tmp_path / "c0.mp4").rename(tmp_path / "away.mp4")
+    report = extract(manifest, settings, place, progress=False)
+    assert report.done == 2
+    assert Store(place).read("c0").absent["vision"].startswith("cannot be read")
+    assert extract(manifest, settings, place, progress=False).done == 0
+    (tmp_path / "away.mp4").rename(tmp_path / "c0.mp4")
+    assert extract(manifest, settings, place, progress=False).changed == ["c0"]
+    assert Store(place).read("c0").vision is not None
+
+
+UNGUARDED = """
+import pickle, sys
+from taemi_lib.features.extract import extract
+manifest, settings, root = pickle.load(open(sys.argv[1], "rb"))
+extract(manifest, settings, root, processes=2, progress=False)
+"""
+
+
+@pytest.mark.parametrize("note", ["", "# there is no __main__ here\n"])
+def test_extraction_in_a_script_without_a_main_guard_ends_with_an_error_and_never_waits(
+    tmp_path, settings, note
+):
+    manifest = manifest_of(tmp_path, 2, transcript="so glad")
+    job = (manifest, replace(settings, transcripts="auto"), tmp_path / "store")
+    (tmp_path / "job").write_bytes(pickle.dumps(job))
+    script = tmp_path / "mine.py"
+    script.write_text(note + UNGUARDED)
+    command = [sys.executable, str(script), str(tmp_path / "job")]
+    options = {
+        "env": os.environ | {"PYTHONPATH": str(ROOT)},
+        "capture_output": True,
+        "text": True,
+        "timeout": 300,  # far more than it needs: without the check it waits for ever
+    }
+    done = subprocess.run(command, **options)
+    assert done.returncode != 0 and "ExtractionError" in done.stderr
+    assert "mine.py starts processes" in done.stderr and "if __name__ ==" in done.stderr
+    if not note:
+        assert not list((tmp_path / "store").glob("clips/*"))
+        extract(*job, processes=1, progress=False)
+        done = subprocess.run(command, **options)  # everything is there: no process is needed
+        assert done.returncode == 0, done.stderr
+
+
 def test_a_script_without_a_main_guard_fails_at_once_and_says_why(tmp_path):
     script = tmp_path / "mine.py"
     script.write_text(
@@ -281,8 +365,6 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_kill_9_loses_nothing_and_leaves_no_process_behind(tmp_path, settings):
-    import pickle
-
     few = manifest_of(tmp_path, 3).table
     many = pd.DataFrame({"clip_id": [f"c{i:03d}" for i in range(200)], "transcript": "so glad"})
     manifest = Manifest(

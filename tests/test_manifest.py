@@ -105,6 +105,31 @@ def test_clips_of_one_group_stay_together(folder):
         assert all(found[split] for split in ("train", "selection", "test"))
 
 
+def test_a_speaker_of_more_clips_than_the_share_is_not_held_out_while_smaller_ones_are_there():
+    groups = {f"c{i:03d}": "often" if i < 80 else f"speaker {i // 5}" for i in range(100)}
+    for seed in range(10):
+        assert len(hold_out(groups, 0.1, seed)) == 10
+        assert not any(groups[clip_id] == "often" for clip_id in hold_out(groups, 0.1, seed))
+        assert len(hold_out(groups, 0.02, seed)) == 5  # a whole speaker, the smallest there is
+
+
+def test_splits_that_need_labels_name_their_rows_in_a_table_without_any(folder):
+    rows = [f"c{i},v{i:02d}.mp4,{'train' if i < 5 else 'predict'}" for i in range(7)]
+    (said,) = problems(read_csv, table(folder, *rows, header="clip_id,video,split"))
+    assert said.startswith("clips.csv, row 2, clips.csv, row 3, clips.csv, row 4 and 2 more")
+    assert "the train split needs labels" in said and "Empathic Pain" in said
+
+
+def test_a_column_in_other_letters_is_not_overlooked(folder):
+    header = "clip_id,video,Group," + ",".join(EMOTIONS).lower()
+    found = problems(read_csv, table(folder, f"a,v00.mp4,ada,{LABELS}", header=header))
+    assert found[:2] == [
+        "clips.csv, row 1, column Group: write it 'group'",
+        "clips.csv, row 1, column admiration: write it 'Admiration'",
+    ]
+    assert len(found) == 7
+
+
 def test_a_table_of_ids_and_videos_alone_is_one_to_predict(folder):
     manifest = read_csv(table(folder, "a,v00.mp4", "b,v01.mp4", header="clip_id,video"))
     assert splits(manifest)["predict"] == ["a", "b"] and manifest["a"].labels is None
@@ -133,6 +158,8 @@ def test_another_separator_is_named(folder, separator, spoken):
     path = table(folder, f"a{separator}v00.mp4", header=f"clip_id{separator}video")
     (said,) = problems(read_csv, path)
     assert said == f"clips.csv, row 1: separated by {spoken}; save the table with commas"
+    quoted = table(folder, f"a{separator}v00.mp4", header=f'"clip_id"{separator}"video"')
+    assert problems(read_csv, quoted) == [said]
 
 
 def test_hold_out_does_not_depend_on_the_order():
@@ -193,6 +220,7 @@ def test_other_broken_rows(folder, row, message):
 def test_missing_columns_are_all_named(folder):
     found = problems(read_csv, table(folder, "a,0", header="clip_id,Joy"))
     assert [line.split("column ")[1].split(":")[0] for line in found] == ["video", *EMOTIONS[:-1]]
+    assert found[0].endswith("the table has: clip_id, Joy")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import pytest
 
 from taemi_lib import models
 from taemi_lib.data.synthmimic.world import REGIMES
+from taemi_lib.evaluation import comparing
+from taemi_lib.evaluation.comparing import Comparison
 from taemi_lib.experiments import (
     EVERYWHERE,
     MASKED,
@@ -35,8 +37,10 @@ def verdict(regime, table, system):
     return rows.loc[(regime, table, system)]
 
 
-def test_every_system_is_in_a_table():
-    assert TABLED == set(models.names())
+def test_every_system_of_the_tables_exists():
+    """A new system is in none of them: it is compared as one of the others, and may be missing from
+    results/ until somebody runs the grid."""
+    assert set(models.names()) >= TABLED
 
 
 @pytest.mark.parametrize("regime", REGIMES)
@@ -53,7 +57,8 @@ def test_every_system_has_all_its_runs(regime):
             .groupby("system")["seed"]
             .apply(sorted)
         )
-        assert set(seeds.index) == systems and all(found == SEEDS for found in seeds)
+        assert set(models.names()) >= set(seeds.index) >= systems
+        assert all(found == SEEDS for found in seeds)
 
 
 def test_comparisons_are_differences_of_the_runs():
@@ -64,9 +69,9 @@ def test_comparisons_are_differences_of_the_runs():
         difference = mean[row.regime, row.system, split] - mean[row.regime, row.reference, split]
         assert row.delta == pytest.approx(difference, abs=2e-4), row
         assert row.low <= row.delta <= row.high
-        clear = "better" if row.low > 0 else "worse" if row.high < 0 else "no detectable difference"
+        clear = Comparison(row.delta, row.low, row.high, 0, 0, 0).verdict
         assert row.verdict == clear and (row.p_holm <= 0.05) == (
-            clear != "no detectable difference"
+            clear != comparing.NO_DIFFERENCE
         ), row
     np.testing.assert_allclose(runs[list(EMOTIONS)].mean(axis=1), runs["mean_rho"], atol=1e-4)
 
@@ -92,7 +97,7 @@ def test_systems_with_another_rate_than_the_reference_were_tried_with_it_elsewhe
     }
     assert set(zip(tried["regime"], tried["system"])) == expected and len(expected) > 4
     clear = (tried["low"] > 0) | (tried["high"] < 0)
-    assert (clear == (tried["verdict"] != "no detectable difference")).all()
+    assert (clear == (tried["verdict"] != comparing.NO_DIFFERENCE)).all()
     both = tried.merge(read("comparisons"), on=["regime", "table", "system", "reference"])
     both = both[both["table"] != "table3_masked"]
     assert (both["verdict_x"] != both["verdict_y"]).sum() == 6
@@ -125,7 +130,7 @@ def test_the_mechanism_works_where_words_say_what_counts():
 def test_a_system_is_not_told_from_itself():
     null = read("planted_null")
     assert set(null["system"]) == set(NULL_SYSTEMS) and (null["system"] == null["reference"]).all()
-    assert (null["verdict"] == "no detectable difference").all()
+    assert (null["verdict"] == comparing.NO_DIFFERENCE).all()
 
 
 def test_the_sweep_has_all_sizes():
@@ -142,7 +147,8 @@ def test_the_readme_quotes_the_results():
     mean, sd = rho.mean(), rho.std()
     number = r"([+-]?\.\d+)"
     row = re.compile(
-        rf"\| \**(\w+)\**[^|]*\| \**{number} ± {number}\** \| (?:{number} \[{number}, {number}\] \| ([a-z ]+) )?",
+        rf"\| \**(\w+)\**[^|]*\| \**{number} ± {number}\** \| "
+        rf"(?:{number} \[{number}, {number}\] \| ([a-z ]+) )?",
         re.M,
     )
     found = {
@@ -176,8 +182,9 @@ def test_the_readme_quotes_the_results():
         .round()
         .astype(int)
     )
-    sentence = "is {audio} : 1 (sound) and {vision} : 1 (face) for taemi, 1 : 1 for the constant query".format(
-        **ratios.loc["taemi"]
+    sentence = (
+        "is {audio} : 1 (sound) and {vision} : 1 (face) for taemi, "
+        "1 : 1 for the constant query".format(**ratios.loc["taemi"])
     )
     assert (
         sentence in (ROOT / "README.md").read_text() and (ratios.loc["constant_query"] == 1).all()
@@ -196,36 +203,19 @@ def test_the_readme_quotes_the_check_with_another_text_encoder():
     mean, real = scores("runs"), scores("minilm/runs")
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert f"(`text_gated`) reaches {mean['text_gated']}" in readme
-    quoted = f"taemi comes to {real['taemi']}, that control to {real['text_gated']} and `constant_query` to"
-    assert f"{quoted} {real['constant_query']}" in readme
+    quoted = f"taemi comes to {real['taemi']}, that control to {real['text_gated']} and "
+    assert f"{quoted}`constant_query` to {real['constant_query']}" in readme
     primary = read("minilm/comparisons").set_index("table").loc["primary"]
     assert primary["low"] > 0 and sorted(set(read("minilm/runs")["seed"])) == SEEDS
 
 
-def test_the_readme_quotes_the_regimes():
-    """Rows | `regime` | ... | taemi | constant_query | concat | taemi minus constant_query [low,
-    high], verdict |"""
-    runs = read("runs")
-    mean = runs[runs["split"] == "test"].groupby(["regime", "system"])["mean_rho"].mean()
-    number = r"([+-]?\.\d+)"
-    row = re.compile(
-        rf"\| `(\w+)` \|[^|]*\| {number} \| {number} \| {number} \| {number} \[{number}, {number}\], ([a-z ]+) \|"
-    )
-    found = {
-        match[1]: match.groups()[1:] for match in row.finditer((ROOT / "README.md").read_text())
-    }
-    assert list(found) == list(REGIMES)
-    for regime, (*quoted, said) in found.items():
-        expected = verdict(
-            regime, "controls", "constant_query"
-        )  # constant_query minus taemi: the other way round
-        numbers = [
-            *(mean[regime, name] for name in ("taemi", "constant_query", "concat")),
-            *(-expected[["delta", "high", "low"]]),
-        ]
-        np.testing.assert_allclose(
-            np.array(quoted, float), np.array(numbers, float), atol=0.00051, err_msg=regime
-        )
-        assert said == {"better": "worse", "worse": "better"}.get(
-            expected["verdict"], expected["verdict"]
-        )
+def test_the_readme_says_where_the_claim_ends():
+    """In which label sets TAEMI is better than a constant query, and in which nothing is found."""
+    words = {regime: verdict(regime, "controls", "constant_query")["verdict"] for regime in REGIMES}
+    better = [f"`{regime}`" for regime, word in words.items() if word == comparing.WORSE]
+    none = [f"`{regime}`" for regime, word in words.items() if word == comparing.NO_DIFFERENCE]
+    assert len(better) + len(none) == len(REGIMES)
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"taemi is better in {' and '.join(better)}" in readme
+    found = f"in {', '.join(none[:-1])} and {none[-1]} no difference could be detected"
+    assert found in readme

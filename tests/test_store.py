@@ -90,6 +90,24 @@ def test_a_folder_without_a_store_a_missing_clip_and_damage_are_named(tmp_path):
         Store(tmp_path, MADE_BY)
 
 
+def test_an_older_layout_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "store.json").write_text(json.dumps({"layout": 1, "identity": MADE_BY}))
+    with pytest.raises(StoreError, match="layout 1, this version reads 2: delete the folder"):
+        Store(tmp_path, MADE_BY)
+
+
+def test_a_fingerprint_tells_what_clips_were_made_from(tmp_path):
+    store = Store(tmp_path, MADE_BY)
+    for clip_id in "ab":
+        store.write(features(clip_id), {"video": clip_id})
+    one, both = store.fingerprint(["a"]), store.fingerprint(["a", "b"])
+    assert one != both and Store(tmp_path).fingerprint(["a", "b"]) == both
+    store.write(features("b"), {"video": "another file"})
+    assert store.fingerprint(["a"]) == one and store.fingerprint(["a", "b"]) != both
+    with pytest.raises(StoreError, match="no features of clip 'c'"):
+        store.fingerprint(["c"])
+
+
 def test_a_write_that_is_interrupted_leaves_the_old_version_or_nothing(tmp_path, monkeypatch):
     store = Store(tmp_path, MADE_BY)
     store.write(features("a"))

@@ -148,6 +148,8 @@ def test_other_label_noise_is_other_labels_for_the_same_clips(folder):
     exact = synthmimic.regime_table(truth, "cue", "noiseless").to_numpy()
     errors = [np.abs(table.to_numpy() - exact).mean() for table in (none, usual, noisy)]
     assert errors[0] < errors[1] < errors[2]
+    told = synthmimic.read(folder, Data(seed=1, label_noise=0.3))  # the folder's seed counts
+    assert told.table[list(EMOTIONS)].equals(noisy)
     synthmimic.generate(folder, Data(clips=10, label_noise=0.3), progress=False)
     assert (folder / "truth.parquet").read_bytes() == before
 

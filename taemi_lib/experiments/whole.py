@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from taemi_lib import models
 from taemi_lib.experiments.plan import (
     EVERYWHERE,
     NULL_SYSTEMS,
@@ -23,10 +24,11 @@ from taemi_lib.workspace import Workspace
 
 
 def whole_grid(workspace: Workspace, **options) -> Study:
-    """All systems in the first regime, those of EVERYWHERE in the others. options: Study's, such as
-    seeds."""
+    """All systems in the first regime, also those that are in none of the plan's tables; those of
+    EVERYWHERE in the others. options: Study's, such as seeds."""
     first, *others = workspace.label_sets
-    everything = (REFERENCE, *(system for table in TABLES.values() for system in table))
+    planned = (REFERENCE, *(system for table in TABLES.values() for system in table))
+    everything = (*planned, *(name for name in models.names() if name not in planned))
     return Study(
         workspace, {first: everything} | {regime: EVERYWHERE for regime in others}, **options
     )
