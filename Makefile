@@ -1,8 +1,8 @@
 # make course   run every notebook on the embedded demo, then print the summary table
-# make test     ruff, pytest, then every notebook compared with its stored outputs (nbval, strict, serial)
+# make test     ruff, mypy, pytest, then every notebook compared with its stored outputs (nbval, strict, serial)
 # make lab      open the course in JupyterLab
 # make figures  run the course and rewrite the PNGs in figures/
-# make clean    remove what the course made (data/, runs/); the installation in .venv stays
+# make clean    remove data/ and runs/, after asking (YES=1: without); the installation in .venv stays
 # All of them install what they need first, once. Needed beforehand: make and Python 3.11 or newer (PYTHON=...).
 
 PYTHON  ?= python3
@@ -12,6 +12,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/installed
 CELL_TIMEOUT ?= 1200
+WORKERS ?= 2
 
 # Two busy processes with two torch threads each are many times slower than with one: workers use one thread each,
 # the rest never more than this.
@@ -32,14 +33,21 @@ course: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest tests
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile
 	TQDM_DISABLE=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) notebooks
 
 lab: $(STAMP)
-	$(BIN)/jupyter lab $(LAB)
+	$(BIN)/jupyter lab --ServerApp.root_dir='$(CURDIR)' $(LAB)
 
 figures: $(STAMP)
 	$(BIN)/python -m taemi_lib run --profile demo --figures
 
 clean:
+	@du -sh data runs 2>/dev/null || true
+	@if [ -z "$(YES)" ]; then \
+		[ -t 0 ] || { echo "make clean deletes data/ and runs/, own clips in data/ included: make clean YES=1"; exit 1; }; \
+		printf "Delete data/ and runs/, own clips in data/ included? [y/N] "; read answer; [ "$$answer" = y ]; \
+	fi
 	rm -rf data runs

@@ -269,6 +269,8 @@ def run(
     asked = profiles.load(profile, settings, "--set")
     workspace = Workspace(asked, data_root, runs_root, device)
     workspace.check()
+    if not workspace.generated:
+        workspace.clips()  # a table or folder that breaks rules is refused before anything runs
     given = dict(parameters or {})
     for name, option in OPTIONS.items():
         if name in given:

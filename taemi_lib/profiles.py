@@ -432,6 +432,11 @@ def _build(tree: dict, origins: Mapping[str, str]) -> Profile:
             built[section] = kind(**_text_where_wanted(kind, tree[section]))
         except ValidationError as error:
             problems += _lines(error, section, origins)
+    for name, value in flat(tree).items():
+        if name in _PATHS and isinstance(value, str) and Path(value).is_absolute():
+            if not Path(value).exists():
+                origin = origins.get(name, "settings")
+                problems.append(f"{origin}: {name} = {value!r}: no such folder or file")
     top = {name: value for name, value in tree.items() if name not in _SECTIONS}
     try:
         found = Profile(**top, **built)

@@ -3,12 +3,14 @@ where there are."""
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from inputs import (
     SHARED,
+    WORDS,
     audio_folder,
     encoder_settings,
     speech_folder,
@@ -20,7 +22,7 @@ from inputs import (
 from taemi_lib import profiles
 from taemi_lib.data.media import Frames, Unreadable, read_audio
 from taemi_lib.errors import EncoderError
-from taemi_lib.features import identity, load_encoders
+from taemi_lib.features import identity, load_encoders, missing, sources
 from taemi_lib.features.audio import AudioEncoder
 from taemi_lib.features.speech import SpeechToText, load_micro
 from taemi_lib.features.text import TextEncoder
@@ -222,7 +224,7 @@ def test_an_encoder_that_cannot_be_had_is_named(tmp_path, monkeypatch, role, sou
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(EncoderError, match=f"{role}.*'{source}'"):
+    with pytest.raises(EncoderError, match=f"encoders.{role} = '{source}'"):
         identity(
             profiles.Encoders(
                 **{
@@ -234,6 +236,73 @@ def test_an_encoder_that_cannot_be_had_is_named(tmp_path, monkeypatch, role, sou
                 | {role: source}
             )
         )
+
+
+@pytest.mark.parametrize("role", ["audio", "vision", "speech", "text"])
+def test_a_folder_that_does_not_exist_is_named_with_its_setting_and_what_to_do(tmp_path, role):
+    folder = str(tmp_path / "nowhere")
+    with pytest.raises(EncoderError) as caught:
+        identity(profiles.PROFILES["demo"].changed({f"encoders.{role}": folder}).encoders)
+    assert str(caught.value).startswith(f"encoders.{role} = {folder!r}: no such folder")
+    assert (
+        "the published models are" in str(caught.value)
+        if role == "speech"
+        else (f"--set encoders.{role}=FOLDER" in str(caught.value))
+    )
+
+
+def test_what_is_not_on_this_machine_is_listed_and_nothing_is_fetched(tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    hub, whispers = tmp_path / "hub", tmp_path / "whisper"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
+    monkeypatch.setattr(sources, "WHISPER_CACHE", whispers)
+    paper = profiles.PROFILES["paper"].encoders
+    lines = missing(paper)  # `no_network` guards that nothing is asked for
+    assert [line.split(" = ")[0] for line in lines] == [
+        "encoders.audio",
+        "encoders.vision",
+        "encoders.text",
+        "encoders.speech",
+    ]
+    assert "'google/vit-base-patch16-224'" in lines[1] and "--set encoders.vision=" in lines[1]
+    assert "large-v3.pt is not in whisper's cache" in lines[3]
+    assert len(missing(replace(paper, transcripts="table"))) == 3  # no Whisper is needed
+
+    whispers.mkdir()
+    (whispers / "large-v3.pt").touch()
+    snapshot = hub / "models--google--vit-base-patch16-224" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("a" * 40)
+    (snapshot / "config.json").write_text("{}")
+    assert len(missing(paper)) == 3  # of the vision encoder only the settings are there
+    (snapshot / "model.safetensors").touch()
+    assert [line.split(" = ")[0] for line in missing(paper)] == ["encoders.audio", "encoders.text"]
+    assert missing(profiles.PROFILES["demo"].encoders) == []
+
+
+def test_the_papers_text_encoder_is_of_a_class_that_transformers_knows(tmp_path):
+    """mGTE, here tiny and random: the real one is alibaba-nlp-community/gte-multilingual-base."""
+    from transformers import AutoTokenizer, GteConfig, GteModel
+
+    AutoTokenizer.from_pretrained(text_folder(tmp_path / "bert")).save_pretrained(tmp_path / "gte")
+    torch.manual_seed(0)
+    config = GteConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        pad_token_id=0,
+    )
+    GteModel(config).save_pretrained(tmp_path / "gte")
+    assert "gte" in profiles.PROFILES["paper"].encoders.text
+    encoder = TextEncoder(str(tmp_path / "gte"), pooling="cls")
+    tokens, pooled = encoder.encode("so glad to see you")
+    assert type(encoder.model) is GteModel and tokens.values.shape == (7, 16)
+    np.testing.assert_array_equal(pooled, tokens.values[0])
 
 
 def test_weights_with_gaps_are_refused(tmp_path):

@@ -88,6 +88,7 @@ def test_a_folder_named_like_a_number_is_text():
         ({"model.heads": 5}, "model.width = 64 is not a multiple of model.heads = 5"),
         ({"data.table": "x.csv"}, 'data.table = .x.csv. needs data.source = "csv"'),
         ({"data.source": "csv", "data.clips": 5}, "data.clips = 5 is a setting of generated clips"),
+        ({"encoders.text": "/gone/minilm"}, "encoders.text = '/gone/minilm': no such folder"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_all_there_is_to_know(settings, said):

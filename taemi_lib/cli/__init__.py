@@ -11,7 +11,7 @@ import sys
 import click
 
 from taemi_lib.cli import clips, notebooks, settings, study, systems
-from taemi_lib.errors import ChoiceError, TaemiError
+from taemi_lib.errors import ChoiceError, EncoderError, ManifestError, TaemiError
 
 
 class InOrder(click.Group):
@@ -47,15 +47,15 @@ for command in (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command `taemi`. Returns the exit code: 0, 1 (something failed), 2 (a wrong name or
-    option), 130 (Ctrl-C)."""
+    """The command `taemi`. Returns the exit code: 0, 1 (something failed), 2 (a wrong name,
+    option, table or encoder), 130 (Ctrl-C)."""
     try:
         taemi.main(arguments, prog_name="taemi", standalone_mode=False)
     except click.UsageError as error:
         asked = error.ctx.command_path if error.ctx else "taemi"
         _say(f"{' '.join(error.format_message().split())} ({asked} --help)")
         return 2
-    except ChoiceError as error:
+    except (ChoiceError, ManifestError, EncoderError) as error:  # what was given, not what failed
         _say(error)
         return 2
     except (TaemiError, OSError) as error:

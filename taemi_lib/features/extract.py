@@ -265,10 +265,10 @@ def _in_processes(
             # an encoder that cannot be loaded says so here, better than in a worker
             features.load_encoders(settings, device)
             raise ExtractionError(
-                "a process died while encoding (out of memory?); "
+                "a process died while encoding: out of memory, or a script whose calls are not "
+                f"all under {workers.GUARD} "
                 f"{sum(c.clip_id in store for c in todo)} of {len(todo)} clips are in "
-                f"{store.root}. "
-                "Run the same again to continue, with fewer processes."
+                f"{store.root}. Run the same again to continue, with fewer processes."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

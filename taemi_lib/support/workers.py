@@ -7,6 +7,7 @@ command that does the same, and then wait for work forever.
 
 from __future__ import annotations
 
+import ast
 import multiprocessing
 import os
 import sys
@@ -25,15 +26,25 @@ def refuse_unguarded() -> None:
     first one holds: for ever. Notebooks, commands and tests are not concerned.
     """
     main = sys.modules["__main__"]
-    inside = getattr(multiprocessing.current_process(), "_inheriting", False)
     file = getattr(main, "__file__", None)
-    if getattr(main, "__spec__", None) is None and file and Path(file).is_file():
-        inside = inside or "__main__" not in Path(file).read_text(errors="replace")
-    if inside:
+    is_script = getattr(main, "__spec__", None) is None and file and Path(file).is_file()
+    # of a process that is still importing the script which started it
+    importing = getattr(multiprocessing.current_process(), "_inheriting", False)
+    if importing or (is_script and not _is_guarded(Path(file))):
         raise ExtractionError(
-            f"{Path(file or 'this script').name} starts processes, and each of them would run it "
+            f"{Path(file or 'the script').name} starts processes, and each of them would run it "
             f"again: put its calls under {GUARD}"
         )
+
+
+def _is_guarded(script: Path) -> bool:
+    """Whether some statement of the script is only run when it is the main one."""
+    try:
+        statements = ast.parse(script.read_bytes()).body
+    except (SyntaxError, ValueError, OSError):  # no Python source: a launcher
+        return True
+    tests = [statement.test for statement in statements if isinstance(statement, ast.If)]
+    return any("__name__" in ast.unparse(test) for test in tests)
 
 
 def end_with_parent() -> None:
