@@ -62,9 +62,8 @@ class Batch:
 
     def __post_init__(self) -> None:
         for name in ("values", "mask", "times", "present"):
-            given = dict(
-                getattr(self, name)
-            )  # a copy: filling in defaults must not change the caller's dict
+            # a copy: filling in defaults must not change the caller's dict
+            given = dict(getattr(self, name))
             if unknown := set(given) - set(MODALITIES):
                 raise ValueError(
                     f"Batch.{name} has unknown modalities {sorted(unknown)}; they are {MODALITIES}"
@@ -77,6 +76,20 @@ class Batch:
                 "values['audio'], values['vision'], values['text'], pooled"
             )
         size, device = len(first), first.device
+        self._fill_sequences(size, device)
+        self._fill_present(size, device)
+        for name in ("pooled", "partner"):
+            if (vectors := getattr(self, name)) is not None:
+                _check(name, vectors, (size, vectors.shape[-1]))
+        if self.labels is not None:
+            _check("labels", self.labels, (size, len(EMOTIONS)))
+        if self.clip_id is None:
+            self.clip_id = [f"clip {index}" for index in range(size)]
+        if len(self.clip_id) != size:
+            raise ValueError(f"Batch.clip_id has {len(self.clip_id)} names for {size} clips")
+
+    def _fill_sequences(self, size: int, device: torch.device) -> None:
+        """Check the sequences' values, masks and times, and fill in those that are not given."""
         for name, values in self.values.items():
             if (
                 values.ndim != 3
@@ -100,10 +113,9 @@ class Batch:
                     f"Batch.{name} has {sorted(extra)}, "
                     f"but Batch.values has only {sorted(self.values)}"
                 )
-        if self.pooled is not None:
-            _check("pooled", self.pooled, (size, self.pooled.shape[-1]))
-        if self.partner is not None:
-            _check("partner", self.partner, (size, self.partner.shape[-1]))
+
+    def _fill_present(self, size: int, device: torch.device) -> None:
+        """Check who has which modality, and fill in what is not given."""
         for name in MODALITIES:
             if name in self.values:
                 real = self.mask[name].any(dim=1)
@@ -114,14 +126,9 @@ class Batch:
             given = self.present.get(name, real)
             _check(f"present[{name!r}]", given, (size,), torch.bool)
             self.present[name] = given & real
-        if self.labels is not None:
-            _check("labels", self.labels, (size, len(EMOTIONS)))
-        if self.clip_id is None:
-            self.clip_id = [f"clip {index}" for index in range(size)]
-        if len(self.clip_id) != size:
-            raise ValueError(f"Batch.clip_id has {len(self.clip_id)} names for {size} clips")
 
     def __len__(self) -> int:
+        assert self.clip_id is not None  # filled in above
         return len(self.clip_id)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -189,7 +196,6 @@ def collate(
     Raises ValueError naming the clip whose features are of another width.
     """
     dims = dims or {}
-    size = len(features)
     values, mask, times = {}, {}, {}
     for name in MODALITIES:
         found = [_sequences(clip)[name] for clip in features]
@@ -198,26 +204,10 @@ def collate(
         width = dims.get(name, next((s.values.shape[1] for s in found if s is not None), None))
         if width is None:
             continue
-        length = max([1, *(len(s.values) for s in found if s is not None)])
-        kinds = {np.asarray(s.values).dtype for s in found if s is not None} or {
-            np.dtype(np.float32)
-        }
-        padded = np.zeros((size, length, width), dtype=np.result_type(*kinds))
-        valid, clock = (
-            np.zeros((size, length), dtype=bool),
-            np.zeros((size, length), dtype=np.float32),
-        )
-        for row, (clip, sequence) in enumerate(zip(features, found, strict=True)):
-            if sequence is None:
-                continue
-            _check_width(clip.clip_id, name, sequence.values.shape[1], width)
-            count = len(sequence.values)
-            padded[row, :count], clock[row, :count], valid[row, :count] = (
-                sequence.values,
-                sequence.times,
-                True,
-            )
-        values[name], mask[name], times[name] = map(torch.from_numpy, (padded, valid, clock))
+        for clip, sequence in zip(features, found, strict=True):
+            if sequence is not None:
+                _check_width(clip.clip_id, name, sequence.values.shape[1], width)
+        values[name], mask[name], times[name] = _padded(found, width)
 
     present = {name: mask[name].any(dim=1) for name in values}
     pooled = None
@@ -225,7 +215,7 @@ def collate(
         "text", next((len(clip.pooled) for clip in features if clip.pooled is not None), None)
     )
     if width is not None:
-        vectors = np.zeros((size, width), dtype=np.float32)
+        vectors = np.zeros((len(features), width), dtype=np.float32)
         for row, clip in enumerate(features):
             if clip.pooled is not None:
                 _check_width(clip.clip_id, "text", len(clip.pooled), width)
@@ -234,6 +224,23 @@ def collate(
         present["text"] = torch.tensor([clip.pooled is not None for clip in features])
     labels = None if targets is None else torch.as_tensor(np.asarray(targets), dtype=torch.float32)
     return Batch(values, mask, times, present, pooled, labels, [clip.clip_id for clip in features])
+
+
+def _padded(
+    sequences: Sequence[FeatureSequence | None], width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values (B, T, width), mask (B, T) and times (B, T), with zeros behind each sequence."""
+    found = [sequence for sequence in sequences if sequence is not None]
+    steps = len(sequences), max([1, *(len(sequence.values) for sequence in found)])
+    kinds = {np.asarray(sequence.values).dtype for sequence in found} or {np.dtype(np.float32)}
+    values = np.zeros((*steps, width), dtype=np.result_type(*kinds))
+    mask, times = np.zeros(steps, dtype=bool), np.zeros(steps, dtype=np.float32)
+    for row, sequence in enumerate(sequences):
+        if sequence is not None:
+            count = len(sequence.values)
+            values[row, :count], times[row, :count] = sequence.values, sequence.times
+            mask[row, :count] = True
+    return torch.from_numpy(values), torch.from_numpy(mask), torch.from_numpy(times)
 
 
 def _check_width(clip_id: str, name: str, found: int, expected: int) -> None:
@@ -272,10 +279,10 @@ class ClipDataset(torch.utils.data.Dataset):
         self.store, self.audio_average = store, audio_average
         self.clip_ids = [str(clip_id) for clip_id in manifest.table.index]
         self.targets = manifest.table[list(EMOTIONS)].to_numpy(dtype=np.float64, copy=True)
-        self.partners: dict[
-            str, str
-        ] = {}  # clip -> the clip whose text its batches hold beside its own
-        self._given_dims, self._free, self._kept = dict(dims or {}), cache_bytes, {}
+        # clip -> the clip whose text its batches hold beside its own
+        self.partners: dict[str, str] = {}
+        self._given_dims, self._free = dict(dims or {}), cache_bytes
+        self._kept: dict[str, ClipFeatures] = {}
         if missing := [clip_id for clip_id in self.clip_ids if clip_id not in store]:
             raise ValueError(
                 f"{len(missing)} of {len(self.clip_ids)} clips have no features in the store, "
@@ -316,10 +323,10 @@ class ClipDataset(torch.utils.data.Dataset):
             dims=self.dims,
         )
         if self.partners:
-            vectors = np.zeros(batch.pooled.shape, dtype=np.float32)
-            for row, clip_id in enumerate(batch.clip_id):
-                if clip_id in self.partners:
-                    vectors[row] = self._features(self.partners[clip_id]).pooled
+            vectors = np.zeros((len(items), self.dims["text"]), dtype=np.float32)
+            for row, (clip, _) in enumerate(items):
+                if clip.clip_id in self.partners:
+                    vectors[row] = self._features(self.partners[clip.clip_id]).pooled
             batch = dataclasses.replace(batch, partner=torch.from_numpy(vectors))
         return batch
 
@@ -384,15 +391,10 @@ class LengthGroupedBatches:
     """
 
     def __init__(
-        self, lengths: Sequence[int], batch_size: int, seed: int = 0, pool: int = 8
+        self, lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int = 0, pool: int = 8
     ) -> None:
-        self.lengths, self.batch_size, self.seed, self.pool = (
-            np.asarray(lengths),
-            batch_size,
-            seed,
-            pool,
-        )
-        self.epoch = 0
+        self.lengths, self.batch_size = np.asarray(lengths), batch_size
+        self.seed, self.pool, self.epoch = seed, pool, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

@@ -42,7 +42,7 @@ class ExtractionError(TaemiError, RuntimeError):
 
 
 class RunError(TaemiError, ValueError):
-    """A run folder that holds something else than what is asked for. The message says what."""
+    """A run that failed, or whose folder holds something else than what is asked for."""
 
 
 class CheckpointError(TaemiError, ValueError):

@@ -153,8 +153,8 @@ def _refuse_unusable(
 
 
 def fingerprint(dataset: ClipDataset) -> dict:
-    """Which clips, which labels, which encoders, which features: enough to notice that a run was
-    made from something else."""
+    """Which clips, which labels, which encoders, which features (clips that were encoded again
+    have others): enough to notice that a run was made from something else."""
     clips = hashlib.sha256("\n".join(dataset.clip_ids).encode()).hexdigest()
     labels = hashlib.sha256(np.ascontiguousarray(dataset.targets).tobytes()).hexdigest()
     return {
@@ -196,7 +196,7 @@ def _refuse_other(folder: Path, config: dict) -> None:
     if different := differences(there | {"versions": {}}, asked | {"versions": {}}):
         raise RunError(
             f"{folder} holds a run of another configuration: {'; '.join(different[:8])}. "
-            "Choose another folder, or delete this one"
+            "Choose another folder, or delete this one to train it anew"
         )
 
 

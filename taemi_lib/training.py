@@ -2,9 +2,9 @@
 leaves, the run.
 
 Datasets go in, a run comes out: config, history, best and last checkpoint, predictions on the
-selection split, metrics. Killed at any moment, the same call goes on and ends in the same numbers,
-because every epoch starts from a seed made of (seed, epoch) and from the state that the epoch
-before left in `last/`. A system may bring stages, a loss, settings of its own and a calibration
+selection split, metrics. Killed at any moment, the same call continues and ends in the same
+numbers, because every epoch starts from a seed made of (seed, epoch) and from the state that the
+epoch before left in `last/`. A system may bring stages, a loss, settings of its own and a calibration
 (models.base.System: `stages`, `begin`, `loss`, `preset`, `calibrate`); nothing here asks which
 system it trains.
 """
@@ -54,10 +54,11 @@ def train(
     """Train `system` on `train`, keep the epoch with the best mean rho on the whole of `selection`
     (docs/paper.md row 16).
 
-    A finished run in `run_folder` is returned as it is; an interrupted one goes on. Mixed precision
-    with gradient scaling is used on CUDA only. A system with several stages trains each with the
-    whole of `training`, from the best epoch of the one before (kept in best_<stage>/).
+    A finished run in `run_folder` is returned as it is; an interrupted one continues. Mixed
+    precision with gradient scaling is used on CUDA only. A system with several stages trains each
+    with the whole of `training`, from the best epoch of the one before (kept in best_<stage>/).
 
+    system     a registered name, or a System class
     threads    torch's CPU threads meanwhile: with 1, results do not depend on the core count
     encoders   profiles.Encoders as a dict, kept in config.json: `taemi predict` needs to know how
                to read a new clip
@@ -113,24 +114,17 @@ def _train(work: _Work) -> None:
 
 
 def _train_stage(work: _Work, stage: str, history: list[dict]) -> None:
-    """Start the stage, or go on with it; its epochs are added to `history`. Most systems have one
+    """Start the stage, or continue it; its epochs are added to `history`. Most systems have one
     stage: the training."""
-    stages, training = work.system.stages, work.training
-    earlier = sum(
-        entry.get("stage", stage) != stage for entry in history
-    )  # epochs of the stages before
-    final = stage == stages[-1]
-    best, last = work.folder / ("best" if final else f"best_{stage}"), work.folder / "last"
+    training, final = work.training, stage == work.system.stages[-1]
+    # epochs of the stages before
+    earlier = sum(entry.get("stage", stage) != stage for entry in history)
+    best = work.folder / ("best" if final else f"best_{stage}")
     accelerator = _accelerator(work.device, training)
     _seed(work.seed, 0)
     batches = LengthGroupedBatches(work.train.lengths, training.batch_size, work.seed)
     loader = DataLoader(work.train, batch_sampler=batches, collate_fn=work.train.collate)
-    network = models.create(work.system, **work.config["sizes"])
-    if earlier:
-        load_model(
-            network, work.folder / f"best_{stages[stages.index(stage) - 1]}" / "model.safetensors"
-        )
-    network.begin(stage)
+    network = _network(work, stage, fresh=not earlier)
     optimizer = torch.optim.AdamW(
         network.parameters(),
         lr=training.learning_rate,
@@ -141,54 +135,83 @@ def _train_stage(work: _Work, stage: str, history: list[dict]) -> None:
     schedule = Schedule(training, updates_per_epoch=-(-len(batches) // training.accumulation))
     files.mend_folder(best)
     if len(history) > earlier:
-        _resume(last, accelerator, network, optimizer)
+        _resume(work.folder / "last", accelerator, network, optimizer)
 
-    bar = tqdm(
-        total=training.epochs * len(batches),
-        initial=(len(history) - earlier) * len(batches),
-        desc=f"{work.system.name}, seed {work.seed}" + ("" if len(stages) == 1 else f", {stage}"),
-        unit="batch",
-        disable=not work.progress,
-    )
-    with bar:
+    with _bar(work, stage, len(batches), epochs_done=len(history) - earlier) as bar:
         while not runs.finished(history[earlier:], training):
             started, cpu_started, epoch = time.perf_counter(), time.process_time(), len(history) + 1
             _seed(work.seed, epoch)
             loader.set_epoch(epoch)
-            entry = {"epoch": epoch} if len(stages) == 1 else {"epoch": epoch, "stage": stage}
+            entry = _named(work, stage, epoch)
             entry |= _one_epoch(
                 accelerator, network, optimizer, loader, schedule, epoch - earlier, bar
             )
             plain = accelerator.unwrap_model(network)
-            entry |= (
-                _selection_scores(plain, work.selection)
-                if final
-                else _selection_loss(plain, work.selection)
-            )
+            on_selection = _selection_scores if final else _selection_loss
+            entry |= on_selection(plain, work.selection)
             entry["seconds"] = time.perf_counter() - started
-            entry["cpu_seconds"] = (
-                time.process_time() - cpu_started
-            )  # what it cost, however busy the machine was
+            # what it cost, however busy the machine was
+            entry["cpu_seconds"] = time.process_time() - cpu_started
+            improved = runs.merit(entry) > max([-math.inf, *map(runs.merit, history[earlier:])])
             history.append(entry)
-            reached = (
-                f"mean rho {entry['selection_rho']:.3f}"
-                if final
-                else f"{stage} loss {entry['selection_loss']:.4f}"
-            )
-            bar.set_postfix_str(f"{reached}, training loss {entry['loss']:.4f}")
-            card = {
-                "training": f"epoch {epoch}, {reached} on the selection split, seed {work.seed}"
-            }
-            # best/ first: killed before last/ is in place, the epoch is repeated and writes the
-            # same best/ again.
-            if runs.merit(entry) > max([-math.inf, *map(runs.merit, history[earlier:-1])]):
-                with files.new_folder(best) as fresh:
-                    plain.save_pretrained(fresh, model_card_kwargs=card)
-            with files.new_folder(last) as fresh:
-                plain.save_pretrained(fresh, model_card_kwargs=card)
-                torch.save(_optimizer_state(accelerator, optimizer), fresh / "optimizer.pt")
-                files.write_json(fresh / "state.json", {"history": history})
-            files.write_json(work.folder / "history.json", history)
+            bar.set_postfix_str(f"{_reached(entry)}, training loss {entry['loss']:.4f}")
+            state = _optimizer_state(accelerator, optimizer)
+            _keep(work, plain, state, history, best if improved else None)
+
+
+def _network(work: _Work, stage: str, fresh: bool) -> System:
+    """The network as a stage starts with it: fresh, or the best epoch of the stage before."""
+    network, stages = models.create(work.system, **work.config["sizes"]), work.system.stages
+    if not fresh:
+        before = stages[stages.index(stage) - 1]
+        load_model(network, work.folder / f"best_{before}" / "model.safetensors")
+    network.begin(stage)
+    return network
+
+
+def _bar(work: _Work, stage: str, batches: int, epochs_done: int) -> tqdm:
+    one = len(work.system.stages) == 1
+    return tqdm(
+        total=work.training.epochs * batches,
+        initial=epochs_done * batches,
+        desc=f"{work.system.name}, seed {work.seed}" + ("" if one else f", {stage}"),
+        unit="batch",
+        disable=not work.progress,
+    )
+
+
+def _named(work: _Work, stage: str, epoch: int) -> dict:
+    """How an epoch's entry in the history begins; of a single stage nobody needs the name."""
+    return {"epoch": epoch} | ({"stage": stage} if len(work.system.stages) > 1 else {})
+
+
+def _reached(entry: Mapping) -> str:
+    if "selection_rho" in entry:
+        return f"mean rho {entry['selection_rho']:.3f}"
+    return f"{entry['stage']} loss {entry['selection_loss']:.4f}"
+
+
+def _keep(
+    work: _Work, network: System, state: dict, history: list[dict], best: Path | None
+) -> None:
+    """Write what an epoch has reached. best/ first: killed before last/ is in place, the epoch is
+    repeated and writes the same best/ again.
+
+    best   the folder to write the network to, or None: an earlier epoch was better
+    """
+    entry = history[-1]
+    card = {
+        "training": f"epoch {entry['epoch']}, {_reached(entry)} on the selection split, "
+        f"seed {work.seed}"
+    }
+    if best is not None:
+        with files.new_folder(best) as fresh:
+            network.save_pretrained(fresh, model_card_kwargs=card)
+    with files.new_folder(work.folder / "last") as fresh:
+        network.save_pretrained(fresh, model_card_kwargs=card)
+        torch.save(state, fresh / "optimizer.pt")
+        files.write_json(fresh / "state.json", {"history": history})
+    files.write_json(work.folder / "history.json", history)
 
 
 def _selection_scores(network: System, selection: ClipDataset) -> dict:
@@ -238,9 +261,8 @@ def _one_epoch(
     # Sums stay on the device until the epoch is over: reading one would make the GPU wait for
     # Python at every step.
     loss_sum = torch.zeros((), device=accelerator.device)
-    shown: dict[
-        str, torch.Tensor
-    ] = {}  # modality: how often present, and how often left out of these
+    # modality: how often present, and how often left out of these
+    shown: dict[str, torch.Tensor] = {}
     for batch in loader:
         for group in optimizer.param_groups:
             group["lr"] = schedule(update)
@@ -286,11 +308,8 @@ class Schedule:
         total = self.training.epochs * self.updates_per_epoch
         if update < warm:
             return self.training.learning_rate * (update + 1) / warm
-        return (
-            self.training.learning_rate
-            * 0.5
-            * (1 + math.cos(math.pi * (update - warm) / max(1, total - warm)))
-        )
+        done = (update - warm) / max(1, total - warm)
+        return self.training.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 # --- state: what is written, and how it comes back
@@ -366,7 +385,7 @@ def _seed(seed: int, epoch: int) -> None:
 
 @contextmanager
 def _own_random_numbers(device: torch.device) -> Iterator[None]:
-    """Whatever is drawn inside, the caller's random numbers go on as if nothing had happened."""
+    """Whatever is drawn inside, the caller's random numbers continue as if nothing had been."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 

@@ -33,11 +33,11 @@ from taemi_lib import data as clip_data
 from taemi_lib import models, profiles, runs
 from taemi_lib.batches import ClipDataset
 from taemi_lib.data import Manifest, synthmimic
-from taemi_lib.errors import ChoiceError, ManifestError
+from taemi_lib.errors import ChoiceError, ManifestError, RunError
 from taemi_lib.features.extract import Report, extract
 from taemi_lib.features.store import Store
 from taemi_lib.models.base import System
-from taemi_lib.profiles import PROFILES, SPLITS, Model, Profile, Training
+from taemi_lib.profiles import EMOTIONS, PROFILES, SPLITS, Model, Profile, Training
 from taemi_lib.runs import Run
 from taemi_lib.support import device as devices
 from taemi_lib.support import files, naming, workers
@@ -69,6 +69,21 @@ def _strangers(folder: Path) -> list[str]:
         if not entry.name.startswith((".", "synthmimic-"))
         and not (entry / synthmimic.SETTINGS).is_file()
     )
+
+
+def _unscorable(manifest: Manifest, split: str) -> list[str]:
+    """Why the correlation on a split that is scored would be undefined, in a line."""
+    if split not in ("selection", "test"):
+        return []
+    labels = manifest.table.loc[manifest.table["split"] == split, list(EMOTIONS)]
+    same = [emotion for emotion in EMOTIONS if labels[emotion].nunique() == 1]
+    if not same:
+        return []
+    return [
+        f"{', '.join(same)}: the same in all {len(labels)} clips of the split {split!r}, so no "
+        f"correlation is defined; more clips are needed there (--set data.{split}_share=0.3 where "
+        "splits are drawn)"
+    ]
 
 
 def _write_settings(path: Path, profile: Profile, *sections: str) -> None:
@@ -272,13 +287,16 @@ class Workspace:
         }
 
     def require(self, *splits: str) -> dict[str, ClipDataset]:
-        """`datasets`, when these splits have clips. Raises ManifestError naming those that have
-        none."""
+        """`datasets`, when these splits have clips. Raises ManifestError as `require_clips`."""
         self.require_clips(*splits)
         return self.datasets()
 
     def require_clips(self, *splits: str) -> Manifest:
-        """`clips`, when these splits have some: asked before anything is encoded."""
+        """`clips`, when these splits have some and can be scored: asked before anything is encoded.
+
+        Raises ManifestError naming the split that has no clips, or in which an emotion never
+        varies, and what to do.
+        """
         manifest = self.clips()
         there = set(manifest.table["split"])
         if missing := [split for split in splits if split not in there]:
@@ -290,6 +308,8 @@ class Workspace:
                     for split in missing
                 ],
             )
+        if flat := [line for split in splits for line in _unscorable(manifest, split)]:
+            raise ManifestError(manifest.source, flat)
         return manifest
 
     def train(self, system: str | type[System], seed: int = 0) -> Run:
@@ -306,8 +326,8 @@ class Workspace:
         interrupted run continues where it stopped.
 
         Raises ChoiceError for a system that does not exist; RunError when a run that is there is of
-        another configuration, naming the difference, before anything is trained; RuntimeError
-        naming system and seed when a run fails, the others are kept.
+        another configuration, naming the difference, before anything is trained, and when a run
+        fails, naming system and seed; the others are kept.
         """
         found = [models.find(system) for system in systems]
         jobs = [
@@ -415,7 +435,7 @@ def side_by_side(work: Callable[[Job], None], jobs: Sequence[Job]) -> None:
     thread each, so that results do not depend on how many cores there are.
 
     A system defined in a notebook is trained in the notebook's own process: no other can see it.
-    Raises RuntimeError naming the job that failed; what was finished is kept.
+    Raises RunError naming the job that failed; what was finished is kept.
     """
     if not jobs:
         return
@@ -447,7 +467,7 @@ def _in_processes(
                 done.result()
             except Exception as error:
                 executor.shutdown(cancel_futures=True)
-                raise RuntimeError(f"training {started[done]} failed: {error}") from error
+                raise RunError(f"training {started[done]} failed: {error}") from error
             bar.update()
             bar.set_postfix_str(str(started[done]))
 

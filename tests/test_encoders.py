@@ -219,7 +219,7 @@ def test_an_identity_names_weights_and_settings_and_needs_no_loading(tmp_path):
 
 @pytest.mark.parametrize("role", ["audio", "vision", "speech", "text"])
 @pytest.mark.parametrize("source", ["nobody/no-such-model", "micro:none", "not a name at all"])
-def test_an_encoder_that_cannot_be_had_is_named(tmp_path, monkeypatch, role, source):
+def test_an_encoder_that_is_not_there_is_named(tmp_path, monkeypatch, role, source):
     import huggingface_hub.constants
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -242,7 +242,7 @@ def test_an_encoder_that_cannot_be_had_is_named(tmp_path, monkeypatch, role, sou
 def test_a_folder_that_does_not_exist_is_named_with_its_setting_and_what_to_do(tmp_path, role):
     folder = str(tmp_path / "nowhere")
     with pytest.raises(EncoderError) as caught:
-        identity(profiles.PROFILES["demo"].changed({f"encoders.{role}": folder}).encoders)
+        identity(replace(profiles.PROFILES["demo"].encoders, **{role: folder}))
     assert str(caught.value).startswith(f"encoders.{role} = {folder!r}: no such folder")
     assert (
         "the published models are" in str(caught.value)

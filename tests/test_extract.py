@@ -20,7 +20,6 @@ from taemi_lib.features import Store, changes, load_encoders
 from taemi_lib.features import extract as extraction
 from taemi_lib.features.extract import extract, extract_clip
 from taemi_lib.profiles import ROOT
-from taemi_lib.support import files
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +100,7 @@ def test_a_clip_becomes_three_sequences(tmp_path, encoders):
         ),
     ],
 )
-def test_what_is_absent_has_its_reason_and_the_rest_goes_on(tmp_path, encoders, make, absent):
+def test_what_is_absent_has_its_reason_and_the_rest_is_encoded(tmp_path, encoders, make, absent):
     path = tmp_path / "clip.mp4"
     make(path)
     features = extract_clip(Clip("a", "test", path), encoders)
@@ -290,7 +289,7 @@ def test_a_script_without_a_main_guard_fails_at_once_and_says_why(tmp_path):
         f"Workspace('smoke', {str(tmp_path / 'data')!r}, {str(tmp_path / 'runs')!r}).features()\n"
     )
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, cwd=ROOT
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=300, cwd=ROOT
     )
     assert done.returncode != 0 and "ExtractionError: mine.py" in done.stderr
     assert "if __name__ ==" in done.stderr and not (tmp_path / "runs").exists()
@@ -383,18 +382,18 @@ def test_kill_9_loses_nothing_and_leaves_no_process_behind(tmp_path, settings):
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "command.py"), str(tmp_path / "job")],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
-    deadline = time.monotonic() + 120
-    while not (root / "clips").is_dir() or len(Store(root)) < 5:
-        assert process.poll() is None and time.monotonic() < deadline
+    while len(list(root.glob("clips/*.safetensors"))) < 5:
+        assert process.poll() is None, process.communicate()[0]
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    with files.locked(root):
-        time.sleep(1.0)  # its workers end themselves
-        kept = stored_bytes(root)
-        time.sleep(0.5)
-        assert stored_bytes(root) == kept and 5 <= len(kept) < 200
+    # the pipe closes when the last of its processes has ended, long before any of this
+    process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, "it was done before it could be killed"
+    assert 5 <= len(Store(root)) < 200
     report = extract(manifest, given, root, processes=1, progress=False)
     assert report.found >= 5 and report.done == 200 - report.found
     assert stored_bytes(root) == stored_bytes(tmp_path / "whole")

@@ -25,6 +25,7 @@ SMALL = {
     "training.epochs": 2,
     "training.batch_size": 8,
     "training.audio_average": 5,
+    "data.selection_share": 0.3,  # of so few clips a tenth has emotions that never vary
     "seeds": [0],
 }
 
@@ -142,7 +143,7 @@ def test_the_official_layout_goes_through_the_notebooks(official, encoders, tmp_
     assert "missing" in said["01"] or "skipped" in said["01"]
     for notebook in ("06", "07"):
         if notebook in said:
-            assert "demo" in said[notebook]
+            assert "OF THE DEMO" in said[notebook]
 
 
 def run_notebooks(profile, settings, folder, which, data_root="data"):

@@ -181,6 +181,8 @@ def test_folders_are_keyed_by_what_makes_their_contents(tmp_path):
 
 def test_tables_and_roots_that_lie_elsewhere_never_share_a_folder(tmp_path):
     def own(path):
+        path.parent.mkdir()
+        path.touch()
         return Workspace(PROFILES["own"].changed({"data.table": str(path)}), runs_root=tmp_path)
 
     one, two = own(tmp_path / "a" / "clips.csv"), own(tmp_path / "b" / "clips.csv")
@@ -237,6 +239,20 @@ def test_a_clip_that_was_replaced_is_encoded_again_and_its_runs_are_refused(whol
     assert list(report.changed) == [train[0]]
     with pytest.raises(RunError, match=r"features is .* there, .* now.*delete"):
         here.runs(SYSTEMS)
+
+
+def test_a_split_that_no_correlation_is_defined_on_is_named_before_anything_is_encoded(tmp_path):
+    rows = ["clip_id,video,split," + ",".join(EMOTIONS)]
+    for number in range(12):
+        (tmp_path / f"{number}.mp4").write_bytes(b"")
+        split, joy = ("test", 0) if number < 3 else ("train", number / 12)
+        rows.append(f"{number},{number}.mp4,{split}" + f",{number / 12}" * 5 + f",{joy}")
+    (tmp_path / "clips.csv").write_text("\n".join(rows))
+    settings = {"data.table": str(tmp_path / "clips.csv"), "data.selection_share": 0.3}
+    here = Workspace(PROFILES["own"].changed(settings), runs_root=tmp_path / "runs")
+    with pytest.raises(ManifestError, match="Joy: the same in all 3 clips of the split 'test'"):
+        here.require_clips("train", "selection", "test")
+    assert len(here.require_clips("train", "selection")) == 12
 
 
 def test_a_split_without_clips_is_named_before_anything_is_encoded(tmp_path):

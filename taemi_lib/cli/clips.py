@@ -13,7 +13,7 @@ from taemi_lib.errors import ChoiceError, CourseError
 
 @click.command()
 @options.places
-def extract(**places: str) -> None:
+def extract(**places) -> None:
     """Make the features of all clips; unchanged ones are kept."""
     from taemi_lib import features
 
@@ -61,22 +61,34 @@ def predict(
         raise ChoiceError(
             "name one clip, as in `taemi predict clip.mp4`, or a split: --split predict"
         )
+    if split is not None:
+        _predict_split(split, checkpoint, output, system, seed, places)
+        return
     from taemi_lib.prediction import predict as predict_clip
+
+    run = Path(checkpoint) if checkpoint else options.workspace(**places).run_folder(system, seed)
+    _refuse_missing(run, system)
+    found = predict_clip(str(clip), run, device=places["device"])
+    print(json.dumps(found.as_dict(), indent=2) if as_json else found)
+
+
+def _predict_split(
+    split: str, checkpoint: str | None, output: str, system: str, seed: int, places: dict
+) -> None:
     from taemi_lib.prediction import write_submission
     from taemi_lib.runs import load_run
-    from taemi_lib.workspace import shown
 
-    here = options.workspace(**places) if split is not None or checkpoint is None else None
-    run = Path(checkpoint) if here is None or checkpoint else here.run_folder(system, seed)
-    if not run.exists():
-        raise CourseError(
-            f"no run in {shown(run)}: train one with `taemi train {system}` or `taemi run`, "
-            "or name one with --checkpoint"
-        )
-    if clip is not None:
-        found = predict_clip(clip, run, device=places["device"])
-        print(json.dumps(found.as_dict(), indent=2) if as_json else found)
-        return
+    here = options.workspace(**places)
+    run = Path(checkpoint) if checkpoint else here.run_folder(system, seed)
+    _refuse_missing(run, system)
     dataset = here.require(split)[split]
     write_submission(load_run(run), dataset, output, places["device"])
-    print(f"{len(dataset)} clips of the split {split!r}, predicted by {shown(run)}: {output}")
+    print(f"{len(dataset)} clips of the split {split!r}, predicted by {run}: {output}")
+
+
+def _refuse_missing(run: Path, system: str) -> None:
+    if not run.exists():
+        raise CourseError(
+            f"no run in {run}: train one with `taemi train {system}` or `taemi run`, "
+            "or name one with --checkpoint"
+        )

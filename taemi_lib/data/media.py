@@ -19,14 +19,11 @@ import numpy as np
 SAMPLE_RATE = 16_000  # Hz, what wav2vec2 and Whisper were trained on
 SILENCE = 2e-4  # peak amplitude, about 7 steps of 16-bit sound: below it there is nothing to hear
 LONGEST_SIDE = 512  # pixels; encoders see 224 at most, and 400 frames of full HD would take 2.5 GB
-_LATE = (
-    0.25  # s, how much earlier than its header says a stream may end before it counts as truncated
-)
+# s, how much earlier than its header says a stream may end before it counts as truncated
+_LATE = 0.25
 _CUT = "a packet is cut off"
-_EXACT_HEADERS = (
-    "mov,",
-    "wav",
-)  # containers whose header knows the true duration (others estimate it)
+# containers whose header knows the true duration (others estimate it)
+_EXACT_HEADERS = ("mov,", "wav")
 
 
 class Unreadable(Exception):
@@ -112,9 +109,8 @@ def read_frames(path: str | Path, maximum: int = 400, choice: str = "first") -> 
                 break
             if index not in wanted:
                 continue
-            if (
-                not images
-            ):  # all frames in the size of the first, even if the stream changes it midway
+            # all frames in the size of the first, even if the stream changes it midway
+            if not images:
                 size, quarter_turns = _size(frame), round(frame.rotation / 90)  # counterclockwise
             picture = frame.reformat(*size, format="rgb24", interpolation="AREA").to_ndarray()
             images.append(np.rot90(picture, quarter_turns))
@@ -138,9 +134,8 @@ class _Decoder:
         self.container, self.stream = container, stream
         self.trouble = ""
         self.end = 0.0  # s, end of what was decoded
-        self._start = (
-            container.start_time or 0
-        ) / av.time_base  # both streams are timed from the file's start
+        # both streams are timed from the file's start
+        self._start = (container.start_time or 0) / av.time_base
         # One thread: the clips are what is run in parallel.
         stream.codec_context.thread_count = 1
 
@@ -154,9 +149,8 @@ class _Decoder:
                     return
                 if packet.is_corrupt:  # the file ends in the middle of it
                     self.trouble = _CUT
-                    frames = self.stream.codec_context.decode(
-                        None
-                    )  # what the decoder still holds back
+                    # what the decoder still holds back
+                    frames = self.stream.codec_context.decode(None)
                 else:
                     frames = packet.decode()
             except av.FFmpegError as error:
@@ -184,9 +178,8 @@ class _Decoder:
         it."""
         if frame.pts is None:
             return self.end
-        clock = (
-            frame.time_base or self.stream.time_base
-        )  # frames that the decoder had held back come without one
+        # frames that the decoder had held back come without one
+        clock = frame.time_base or self.stream.time_base
         return frame.pts * clock.numerator / clock.denominator - self._start
 
     def damage(self, ended_early: bool) -> str:

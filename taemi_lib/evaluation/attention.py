@@ -36,12 +36,11 @@ def event_windows(
         )
     if unknown := [clip_id for clip_id in clip_ids if clip_id not in rows.index]:
         raise ValueError(
-            f"truth knows nothing of {len(unknown)} clips, the first is {unknown[0]!r}"
+            f"truth has no row for {len(unknown)} of the clips, the first is {unknown[0]!r}"
         )
     rows = rows.loc[list(clip_ids)]
-    events = (
-        rows[columns[:4]].to_numpy(dtype=np.float64).reshape(-1, 2, 2)
-    )  # (N, event, start and end)
+    # (N, event, start and end)
+    events = rows[columns[:4]].to_numpy(dtype=np.float64).reshape(-1, 2, 2)
     counts = rows[columns[4]].to_numpy(dtype=int)
     picked = np.arange(len(events)), np.maximum(counts, 0)
     other = np.arange(len(events)), 1 - np.maximum(counts, 0)
@@ -73,7 +72,7 @@ def attention_over_decoy(
     """
     on_event, on_decoy = [], []
     for weights, clock, window, other in zip(attention, times, counts, decoy, strict=True):
-        if weights is None or np.isnan(window).any() or np.isnan(other).any():
+        if weights is None or clock is None or np.isnan([window, other]).any():
             continue
         on_event.append(mass(weights, clock, window))
         on_decoy.append(mass(weights, clock, other))

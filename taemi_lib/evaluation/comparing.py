@@ -80,19 +80,17 @@ def resampled_rho(
     truth = checked[0][1]
     metrics.refuse_constant(truth)
     constant = np.stack([metrics.constant_columns(each) for each in predictions])  # (K, 6)
-    counts = np.stack(
-        [np.bincount(rows, minlength=len(truth)) for rows in metrics.resamples(truth, n, seed)]
-    )  # (B, N)
-    counts = np.vstack([np.ones(len(truth)), counts]) / len(truth)  # row 0: the split as it is
+    drawn = [np.bincount(rows, minlength=len(truth)) for rows in metrics.resamples(truth, n, seed)]
+    # (1 + B, N), row 0: the split as it is
+    counts = np.vstack([np.ones(len(truth)), np.stack(drawn)]) / len(truth)
     truth = truth - truth.mean(axis=0)  # so that sums of squares lose no digits to the mean
     mean_t, square_t = counts @ truth, counts @ truth**2  # (1 + B, 6)
     spread_t = np.sqrt(square_t - mean_t**2)
-    rho = []
+    found = []
     for (values, _), flat in zip(checked, constant, strict=True):
         values = values - values.mean(axis=0)
-        values /= np.where(
-            flat, 1.0, np.abs(values).max(axis=0)
-        )  # scale-free, so one threshold fits all
+        # scale-free, so one threshold fits all
+        values /= np.where(flat, 1.0, np.abs(values).max(axis=0))
         mean_p = counts @ values
         variance = counts @ values**2 - mean_p**2
         varies = ~flat & (variance > 1e-14)
@@ -100,8 +98,8 @@ def resampled_rho(
         r = np.where(
             varies, covariance / (np.sqrt(np.where(varies, variance, 1.0)) * spread_t), 0.0
         )
-        rho.append(r.mean(axis=1))
-    rho = np.stack(rho)  # (K, 1 + B)
+        found.append(r.mean(axis=1))
+    rho = np.stack(found)  # (K, 1 + B)
     return Rho(rho[:, 0], rho[:, 1:])
 
 
@@ -150,12 +148,10 @@ def compare(system: Rho, reference: Rho, level: float = 0.95) -> Comparison:
     if abs(delta) < 1e-9 and np.allclose(
         system.resampled.mean(axis=0), reference.resampled.mean(axis=0), rtol=0, atol=1e-9
     ):
-        return Comparison(
-            0.0, 0.0, 0.0, 1.0, 0.0, float("inf")
-        )  # the same predictions twice, but for rounding
-    clips = system.resampled.mean(axis=0) - reference.resampled.mean(
-        axis=0
-    )  # (B,) all seeds, resampled clips
+        # the same predictions twice, but for rounding
+        return Comparison(0.0, 0.0, 0.0, 1.0, 0.0, float("inf"))
+    # (B,) all seeds, resampled clips
+    clips = system.resampled.mean(axis=0) - reference.resampled.mean(axis=0)
     parts = [(clips.var(ddof=1), np.inf)]  # variance, degrees of freedom
     for rho in (system, reference):
         count = len(rho.seeds)

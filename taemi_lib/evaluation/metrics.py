@@ -111,12 +111,12 @@ def pearson_per_emotion(prediction, target) -> np.ndarray:
     """
     given = prediction
     prediction, target = checked(prediction, target)
-    constant = constant_columns(
-        given
-    )  # of the given format: float32 rounds where float64 would not
+    # of the given format: float32 rounds where float64 would not
+    constant = constant_columns(given)
     refuse_constant(target)
     if constant.any():
-        flagged = ", ".join(_name(column, len(constant)) for column in np.flatnonzero(constant))
+        columns = np.flatnonzero(constant).tolist()
+        flagged = ", ".join(_name(column, len(constant)) for column in columns)
         warnings.warn(
             f"constant prediction for {flagged}: rho counts as 0", ConstantPrediction, stacklevel=2
         )

@@ -6,12 +6,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 
+from taemi_lib import models
 from taemi_lib.batches import ClipDataset
 from taemi_lib.evaluation import metrics
 from taemi_lib.models.base import System
@@ -20,7 +22,7 @@ from taemi_lib.support import device as devices
 
 
 class TrainedRun(Protocol):
-    """What is asked of a run here: its best checkpoint."""
+    """What is asked of a run here (runs.Run): its best checkpoint."""
 
     def model(self) -> System:
         """The system, ready to predict."""
@@ -109,10 +111,8 @@ def predict_dataset(
     if model.needs_partner:
         dataset = dataset.with_partners()
     count = len(dataset)
-    prediction, absent = (
-        np.zeros((count, len(EMOTIONS)), dtype=np.float32),
-        np.zeros(count, dtype=bool),
-    )
+    prediction = np.zeros((count, len(EMOTIONS)), dtype=np.float32)
+    absent = np.zeros(count, dtype=bool)
     weights: dict[str, list] = {}
     times: dict[str, list] = {}
     training = model.training
@@ -154,9 +154,8 @@ def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> Eva
         raise ValueError(f"clip {clip!r} has no labels: this split can be predicted, not scored")
     constant = metrics.constant_emotions(prediction)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", metrics.ConstantPrediction
-        )  # it is in the result, as `constant`
+        # it is in the result, as `constant`
+        warnings.simplefilter("ignore", metrics.ConstantPrediction)
         rho = metrics.pearson_per_emotion(prediction, target)
     return Evaluation(
         mean_rho=float(rho.mean()),
@@ -170,7 +169,7 @@ def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> Eva
 
 
 def evaluate(
-    system: System | TrainedRun,
+    system: System | TrainedRun | str | Path,
     dataset: ClipDataset,
     device: str | torch.device | None = "auto",
     batch_size: int = 64,
@@ -181,10 +180,21 @@ def evaluate(
 ) -> Evaluation:
     """Score a model, or a run's best checkpoint, on a whole split (docs/paper.md rows 16 and 17).
 
+    system    a System, a run, or the folder of a run or of a checkpoint
     threads   torch CPU threads meanwhile; 1 makes the last digits independent of the number of
               cores
+    Raises FileNotFoundError when the folder holds neither, ValueError as `score` does.
     """
-    model = system if isinstance(system, System) else system.model()
+    model = _model(system)
     with devices.threads(threads):
         predictions = predict_dataset(model, dataset, device, batch_size, attention)
     return score(predictions, resamples, seed)
+
+
+def _model(system: System | TrainedRun | str | Path) -> System:
+    if isinstance(system, (str, Path)):
+        best = Path(system) / "best"
+        return models.load(best if best.is_dir() else system)
+    if isinstance(system, System):
+        return system
+    return system.model()

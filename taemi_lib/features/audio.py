@@ -66,9 +66,8 @@ class AudioEncoder:
             self.model, info = EmotionWav2Vec2.from_pretrained(
                 place.where, revision=place.revision, dtype=torch.float32, output_loading_info=True
             )
-            check_complete(
-                info, source, "audio", optional=("masked_spec_embed",)
-            )  # used in pre-training only
+            # masked_spec_embed is used in pre-training only
+            check_complete(info, source, "audio", optional=("masked_spec_embed",))
             self.normalize = _preprocessing(place).get("do_normalize", True)
         self.model.to(self.device).eval()
         config = self.model.config
@@ -76,9 +75,8 @@ class AudioEncoder:
         self.identity = place.identity
         self._stride = math.prod(config.conv_stride)  # samples per frame
         steps = np.cumprod([1, *config.conv_stride[:-1]])
-        self._field = int(
-            1 + ((np.array(config.conv_kernel) - 1) * steps).sum()
-        )  # samples that one frame sees
+        # samples that one frame sees
+        self._field = int(1 + ((np.array(config.conv_kernel) - 1) * steps).sum())
 
     @torch.inference_mode()
     def encode(self, samples: np.ndarray) -> Sequence:
@@ -96,9 +94,8 @@ class AudioEncoder:
         if self.normalize:
             samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
         waves = torch.from_numpy(np.ascontiguousarray(samples))[None].to(self.device)  # (1, N)
-        values = (
-            self.model(waves, torch.ones_like(waves, dtype=torch.long))[0].cpu().numpy()
-        )  # (T, hidden + 3)
+        mask = torch.ones_like(waves, dtype=torch.long)
+        values = self.model(waves, mask)[0].cpu().numpy()  # (T, hidden + 3)
         times = (np.arange(len(values)) * self._stride + self._field / 2) / SAMPLE_RATE
         return Sequence(values, times.astype(np.float32))
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from collections.abc import Sequence as Sequence_
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +24,8 @@ from taemi_lib.support import files
 from taemi_lib.support.differences import differences
 
 LAYOUT = 2  # raise when files written before can no longer be read
-_SEQUENCES = {
-    "audio": "audio",
-    "vision": "vision",
-    "tokens": "text",
-}  # field of ClipFeatures -> modality
+# field of ClipFeatures -> modality
+_SEQUENCES = {"audio": "audio", "vision": "vision", "tokens": "text"}
 
 
 class Store:
@@ -154,9 +150,9 @@ class Store:
                 self._sources[clip_id] = about["source"]
         return self._sources[clip_id]
 
-    def fingerprint(self, clip_ids: Sequence_[str]) -> str:
-        """Changes when one of these clips was encoded again from another file. Raises
-        StoreError."""
+    def fingerprint(self, clip_ids: Iterable[str]) -> str:
+        """16 hex digits that tell what these clips, in this order, were made from. Raises
+        StoreError for a clip that is not there."""
         about = [[clip_id, self.source(clip_id)] for clip_id in clip_ids]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 

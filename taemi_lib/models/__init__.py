@@ -62,7 +62,8 @@ def find(system: str | type[System]) -> type[System]:
 def create(system: str | type[System], **sizes) -> System:
     """A fresh system. Sizes: audio_dim, vision_dim, text_dim and those of profiles.Model.
 
-    Raises ChoiceError for an unknown system or size, with the valid ones.
+    Raises ChoiceError for an unknown system or size, with the valid ones, and for a size that is
+    not allowed.
     """
     found = find(system)
     known = list(inspect.signature(found).parameters)
@@ -75,29 +76,24 @@ def create(system: str | type[System], **sizes) -> System:
 
 
 def import_systems(path: str | Path) -> list[str]:
-    """Import a Python file with own systems; the names that it registers.
+    """Import a Python file with own systems, as the module taemi_user_<its name>; the names that it
+    registers. A file that is imported already is not run again.
 
-    Raises ChoiceError naming the file when it is missing, fails, or defines no system.
+    Raises ChoiceError naming the file when it is missing, fails, defines no system, or is called
+    like one that was imported from another folder.
     """
     path = Path(path).expanduser().resolve()
     name = USER + path.stem
     if not path.is_file():
         raise ChoiceError(f"--import {path}: no such file")
-    module = sys.modules.get(name)
-    if module is None or module.__file__ != str(path):
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise ChoiceError(f"--import {path}: not a Python file (its name must end in .py)")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except ChoiceError:
-            del sys.modules[name]
-            raise
-        except Exception as error:
-            del sys.modules[name]
-            raise ChoiceError(f"--import {path}: {type(error).__name__}: {error}") from error
+    there = sys.modules.get(name)
+    if there is None:
+        _run(name, path)
+    elif there.__file__ != str(path):
+        raise ChoiceError(
+            f"--import {path}: a file of the same name is imported already, {there.__file__}: "
+            "rename one of them"
+        )
     found = [key for key, system in REGISTERED.items() if system.__module__ == name]
     if not found:
         raise ChoiceError(
@@ -107,12 +103,30 @@ def import_systems(path: str | Path) -> list[str]:
     return found
 
 
+def _run(name: str, path: Path) -> None:
+    """Run the file as a module of this name. When it fails, nothing of it stays registered."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ChoiceError(f"--import {path}: not a Python file (its name must end in .py)")
+    module = importlib.util.module_from_spec(spec)
+    before = dict(REGISTERED)
+    sys.modules[name] = module  # classes are pickled by the name of their module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        REGISTERED.clear()
+        REGISTERED.update(before)
+        said = str(error) if isinstance(error, ChoiceError) else f"{type(error).__name__}: {error}"
+        raise ChoiceError(f"--import {path}: {said}") from error
+
+
 def load(folder: str | Path) -> System:
     """The system saved in a folder by `save_pretrained` (or by training), whichever it is, ready to
     predict.
 
-    Raises FileNotFoundError when the folder holds none, ChoiceError when the system is unknown
-    here, ValueError when weights and sizes do not fit.
+    Raises FileNotFoundError when the folder holds none, ChoiceError when its system is not
+    registered, ValueError when weights and sizes do not fit.
     """
     config = Path(folder) / "config.json"
     if not config.exists():
@@ -122,5 +136,10 @@ def load(folder: str | Path) -> System:
         raise ValueError(
             f"{config} does not name its system: it was not written by this project's "
             "save_pretrained"
+        )
+    if saved["system"] not in REGISTERED:
+        raise ChoiceError(
+            f"{folder} holds a {saved['system']!r}, which is none of the package's own systems: "
+            "name the file that defines it with --import FILE (in Python models.import_systems)"
         )
     return find(saved["system"]).from_pretrained(folder)

@@ -28,6 +28,8 @@ class TimeFeatures(nn.Module):
     the frame rate.
     """
 
+    frequencies: Tensor  # (width / 2,) rad/s
+
     def __init__(self, width: int, shortest: float = 0.25, longest: float = 60.0) -> None:
         super().__init__()
         if width % 2:
@@ -35,14 +37,11 @@ class TimeFeatures(nn.Module):
                 f"time features come in pairs (sine, cosine): width must be even, not {width}"
             )
         periods = torch.logspace(math.log10(shortest), math.log10(longest), width // 2)
-        self.register_buffer(
-            "frequencies", 2 * math.pi / periods, persistent=False
-        )  # (width / 2,) rad/s
+        self.register_buffer("frequencies", 2 * math.pi / periods, persistent=False)
 
     def forward(self, times: Tensor) -> Tensor:
-        angles = (
-            times.to(self.frequencies.dtype).unsqueeze(-1) * self.frequencies
-        )  # (B, T, width / 2)
+        times = times.to(self.frequencies.dtype)
+        angles = times.unsqueeze(-1) * self.frequencies  # (B, T, width / 2)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 

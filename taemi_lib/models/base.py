@@ -12,9 +12,10 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants, hf_hub_download
+from pydantic import ValidationError
 from pydantic.dataclasses import dataclass as checked
 from safetensors import safe_open
 from safetensors.torch import load_model
@@ -65,6 +66,19 @@ class Sizes(Model):
     text_dim: int
 
 
+def _checked_sizes(**sizes) -> Sizes:
+    """Raises ChoiceError naming the size, its value and what is allowed."""
+    try:
+        return Sizes(**sizes)
+    except ValidationError as error:
+        faults = [
+            # without a location: sizes that contradict each other; the message names them
+            ("".join(f"{name} = {fault['input']!r}: " for name in fault["loc"]) + fault["msg"])
+            for fault in error.errors(include_url=False)
+        ]
+        raise ChoiceError("; ".join(faults).replace("Value error, ", "")) from error
+
+
 @dataclass
 class Output:
     """What a system says about B clips.
@@ -94,7 +108,7 @@ def _home(system: type[System]) -> str:
     return f"{system.__module__}.{system.__qualname__}"
 
 
-class System(
+class System(  # type: ignore[call-arg]  # the mixin takes these arguments
     nn.Module,
     PyTorchModelHubMixin,
     library_name="taemi",
@@ -113,10 +127,11 @@ class System(
     """
 
     name: ClassVar[str]
-    stages: ClassVar[tuple[str, ...]] = (
-        "fit",
-    )  # one after the other; the last one makes the predictions
+    # of training, one after the other; the last one makes the predictions
+    stages: ClassVar[tuple[str, ...]] = ("fit",)
     needs_partner: ClassVar[bool] = False  # whether it reads Batch.partner, another clip's text
+    _hub_mixin_info: Any
+    _hub_mixin_config: Any
 
     def __init_subclass__(cls, **kwargs) -> None:
         """A class with a name of its own is known from now on: `models.find`, tables and tests ask
@@ -146,7 +161,7 @@ class System(
         time_features: bool = True,
     ) -> None:
         super().__init__()
-        self.sizes = Sizes(
+        self.sizes = _checked_sizes(
             audio_dim=audio_dim,
             vision_dim=vision_dim,
             text_dim=text_dim,
@@ -171,13 +186,13 @@ class System(
     def loss(self, output: Output, batch: Batch) -> Tensor:
         """Mean squared error over outputs and clips (paper, section 3.5) plus the system's own
         `output.losses`."""
-        return functional.mse_loss(output.prediction.float(), batch.labels.float()) + sum(
-            output.losses.values()
-        )
+        assert batch.labels is not None
+        error = functional.mse_loss(output.prediction.float(), batch.labels.float())
+        return error + sum(output.losses.values())
 
     def begin(self, stage: str) -> None:
-        """A stage of training starts or goes on: `forward` and `loss` may read `self.stage`; freeze
-        here what does not train in it.
+        """A stage of training starts or continues: `forward` and `loss` may read `self.stage`;
+        freeze here what does not train in it.
 
         Every stage has the whole schedule and early stopping to itself and starts from the best
         epoch of the one before, by its own loss on the selection split; only epochs of the last
@@ -315,7 +330,7 @@ class Stream(nn.Module):
         self.input_dropout = nn.Dropout(sizes.input_dropout)
         self.project = nn.Linear(getattr(sizes, f"{name}_dim"), sizes.width)
         self.time = TimeFeatures(sizes.width) if sizes.time_features else None
-        self.attend = SelfAttention(sizes.width, sizes.heads, sizes.dropout)
+        self.attend: nn.Module = SelfAttention(sizes.width, sizes.heads, sizes.dropout)
         self.token = MissingToken(sizes.width)
 
     def forward(self, batch: Batch, kept: Tensor) -> tuple[Tensor, Tensor]:

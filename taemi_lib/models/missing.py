@@ -56,7 +56,7 @@ class MissingToken(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(B, T, d), (B, T) with the token as only step of every row that is not kept; None: for
         everybody, T = 1."""
-        if values is None:
+        if values is None or mask is None:
             return self.vector.expand(len(kept), 1, -1), kept.new_ones(len(kept), 1)
         kept = kept.unsqueeze(-1)
         only_first = torch.zeros_like(mask)

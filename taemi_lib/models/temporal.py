@@ -68,11 +68,8 @@ class Features(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         values, mask, times = features(batch, self.name, self.width)
         values, mask = self.token.in_sequence(self.dropout(values), mask, batch.present[self.name])
-        return (
-            values * mask.unsqueeze(-1),
-            mask,
-            times,
-        )  # the token was also written into the padding of its rows
+        # the token was also written into the padding of its rows
+        return values * mask.unsqueeze(-1), mask, times
 
 
 def in_front(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,9 +108,8 @@ class LSTM(nn.Module):
         values, lengths = in_front(values, mask)
         mask = torch.arange(values.shape[1], device=mask.device) < lengths.unsqueeze(-1)
         if not self.lstm.bidirectional:
-            return self.lstm(values)[0] * mask.unsqueeze(
-                -1
-            ), mask  # what comes after the last real step cannot change it
+            # what comes after the last real step cannot change it
+            return self.lstm(values)[0] * mask.unsqueeze(-1), mask
         packed = nn.utils.rnn.pack_padded_sequence(
             values, lengths.cpu(), batch_first=True, enforce_sorted=False
         )
@@ -153,14 +149,12 @@ class CausalConvolutions(nn.Module):
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
         real = mask.unsqueeze(1)  # (B, 1, T)
         values = self.project(values).transpose(1, 2) * real  # (B, d, T)
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
+            before = 2 * 2**number  # zeros in front, none behind: causal
             inner = values
-            for convolution in block:
-                before = 2 * convolution.dilation[0]  # zeros in front, none behind: causal
-                inner = (
-                    self.dropout(functional.gelu(convolution(functional.pad(inner, (before, 0)))))
-                    * real
-                )
+            for convolution in block.children():
+                inner = convolution(functional.pad(inner, (before, 0)))
+                inner = self.dropout(functional.gelu(inner)) * real
             values = values + inner
         return values.transpose(1, 2)
 

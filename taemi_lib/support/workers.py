@@ -27,10 +27,10 @@ def refuse_unguarded() -> None:
     """
     main = sys.modules["__main__"]
     file = getattr(main, "__file__", None)
-    is_script = getattr(main, "__spec__", None) is None and file and Path(file).is_file()
+    script = Path(file) if file and getattr(main, "__spec__", None) is None else None
     # of a process that is still importing the script which started it
     importing = getattr(multiprocessing.current_process(), "_inheriting", False)
-    if importing or (is_script and not _is_guarded(Path(file))):
+    if importing or (script is not None and not _is_guarded(script)):
         raise ExtractionError(
             f"{Path(file or 'the script').name} starts processes, and each of them would run it "
             f"again: put its calls under {GUARD}"

@@ -150,9 +150,8 @@ class Latents:
     identity: int
     words: tuple[str, ...]
     breaks: tuple[int, ...]  # a pause follows these word indices
-    clause_words: tuple[
-        tuple[int, int], tuple[int, int]
-    ]  # first and one-past-last word of the words that carry each event
+    # first and one-past-last word of the words that carry each event
+    clause_words: tuple[tuple[int, int], tuple[int, int]]
     text: tuple[float, ...]  # (6,) how strongly the words express each emotion
     cue: int  # which event the words say counts
     # which event a glance to the left (0) or right (1), held through the clip, would point at

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from taemi_lib.batches import Batch
 from taemi_lib.models.attention import masked_mean
 from taemi_lib.models.base import Output, Sizes, Stream, System, TextVector, head
-from taemi_lib.models.missing import ModalityDropout
+from taemi_lib.models.missing import MissingToken, ModalityDropout
 from taemi_lib.models.taemi import TAEMI
 
 
@@ -65,6 +65,7 @@ class Concat(SelfAttentionOnly):
     def build(self, sizes: Sizes) -> None:
         super().build(sizes)
         for stream in self.streams.values():
+            assert isinstance(stream, Stream)
             stream.time, stream.attend = None, Unattended()
 
 
@@ -80,7 +81,7 @@ class TAEMIWithoutMissingTokens(TAEMI):
 
     def build(self, sizes: Sizes) -> None:
         super().build(sizes)
-        for token in (self.text.token, *(stream.token for stream in self.streams.values())):
+        for token in [part for part in self.modules() if isinstance(part, MissingToken)]:
             zeros = torch.zeros_like(token.vector)
             del token.vector
             token.register_buffer("vector", zeros, persistent=False)

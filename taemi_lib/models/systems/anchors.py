@@ -31,9 +31,8 @@ class TokenStream(Stream):
 
     def forward(self, batch: Batch, kept: Tensor) -> tuple[Tensor, Tensor]:
         if "text" not in batch.values and batch.pooled is not None:
-            batch = replace(
-                batch, values=batch.values | {"text": batch.pooled.unsqueeze(1)}
-            )  # (B, 1, text_dim)
+            step = batch.pooled.unsqueeze(1)  # (B, 1, text_dim)
+            batch = replace(batch, values=batch.values | {"text": step})
         return super().forward(batch, kept)
 
 

@@ -49,8 +49,8 @@ class TextOnly(System):
 
 
 class StreamOnly(System):
-    """One self-attended sequence, averaged over its real steps (there is no text to ask), through
-    the same head.
+    """One self-attended sequence, averaged over its real steps (no text asks), through the same
+    head.
 
     No modality is left out in training: it has only this one. Source: ours. Faithful: projection,
     time, self-attention, token and head are TAEMI's. Reduced: the other modalities are gone, on
@@ -87,8 +87,8 @@ class TextGated(ConstantQuery):
     """A constant query, and the text scales what it finds: "how much" without "where to look".
 
         h_m = CrossAttention_m(constant, M')                        (B, d)
-        y = head([t; g_a * h_a; g_v * h_v]),  g_m = 2 sigmoid(W_m t + b_m)      gates (B, d) between
-                                              0 and 2
+        g_m = 2 sigmoid(W_m t + b_m)                                (B, d) between 0 and 2
+        y = head([t; g_a * h_a; g_v * h_v])                         (B, text_dim + 2 d) -> (B, 6)
     Source: ours; nothing in the paper. Faithful: all but query and gates is TAEMI's. Reduced:
     nothing else. What TAEMI gains over it is not the product of text and sound as such. (Gates over
     what several heads found can select, too: notebook 06.)
@@ -105,9 +105,8 @@ class TextGated(ConstantQuery):
         kept = self.modality_dropout(batch.present)
         text = self.text(batch, kept["text"])  # (B, text_dim)
         found, attention = self.look(self.query(text), batch, kept)
-        scaled = [
-            2 * gate(text).sigmoid() * pooled for gate, pooled in zip(self.gates, found)
-        ]  # each (B, d)
+        # each (B, d)
+        scaled = [2 * gate(text).sigmoid() * pooled for gate, pooled in zip(self.gates, found)]
         return Output(self.head(torch.cat([text, *scaled], dim=-1)), attention, kept)
 
 
@@ -129,9 +128,8 @@ class NoText(ConstantQuery):
     def forward(self, batch: Batch) -> Output:
         self.check(batch)
         kept = self.modality_dropout({name: batch.present[name] for name in self.streams})
-        found, attention = self.look(
-            self.query(kept["audio"]), batch, kept
-        )  # the query only counts the clips
+        query = self.query(kept["audio"])  # it only counts the clips
+        found, attention = self.look(query, batch, kept)
         return Output(self.head(torch.cat(found, dim=-1)), attention, kept)
 
 

@@ -97,7 +97,8 @@ class TensorFusionNetwork(System):
 
 
 # The graph's nodes, smallest first: each is made of the nodes that are proper subsets of it.
-NODES = (
+Node = tuple[str, ...]
+NODES: tuple[Node, ...] = (
     ("audio",),
     ("vision",),
     ("text",),
@@ -106,7 +107,9 @@ NODES = (
     ("vision", "text"),
     MODALITIES,
 )
-EDGES = {node: [part for part in NODES if set(part) < set(node)] for node in NODES if len(node) > 1}
+EDGES: dict[Node | str, list[Node]] = {
+    node: [part for part in NODES if set(part) < set(node)] for node in NODES if len(node) > 1
+}
 EDGES["output"] = list(NODES)  # 3 * 2 + 6 + 7 = 19 edges in all
 
 
@@ -114,12 +117,10 @@ class DynamicFusionGraph(System):
     """Dynamic fusion graph: for each clip, weights decide how much every modality and combination
     counts (Graph-MFN, Zadeh 2018).
 
-        n_m = h_m for each modality; n_S = ReLU(W_S [w n_P for the proper parts P of S])
-        (B, d)
-        y = head([w n_S for all seven S])
-        (B, 7 d) -> (B, 6)
-        w: 19 efficacies, one for each edge, = sigmoid(MLP([n_a; n_v; n_t])) of the same clip
-        (B, 19)
+        n_m = h_m for each modality                                              (B, d)
+        n_S = ReLU(W_S [w n_P for the proper parts P of S])                      (B, d)
+        y = head([w n_S for all seven S])                                        (B, 7 d) -> (B, 6)
+        w = sigmoid(MLP([n_a; n_v; n_t])), one efficacy for each edge            (B, 19)
     Source: Zadeh et al. 2018 (Graph-MFN). Faithful: nodes, edges and efficacies, which depend on
     the clip. Reduced: the original's recurrent memories, fused anew at every word of aligned
     sequences; ours are not aligned, so there is one graph a clip, over pooled vectors (see
@@ -151,7 +152,7 @@ class DynamicFusionGraph(System):
         )
         self.head = head(len(NODES) * sizes.width, sizes)
 
-    def efficacies(self, vectors: dict[str, Tensor]) -> dict[tuple, Tensor]:
+    def efficacies(self, vectors: dict[str, Tensor]) -> dict[tuple[Node, Node | str], Tensor]:
         """{(part, node): (B, 1)} weights between 0 and 1 of all edges; node "output" is what the
         head reads."""
         weights = self.judge(torch.cat([vectors[name] for name in MODALITIES], dim=-1)).sigmoid()
@@ -163,7 +164,7 @@ class DynamicFusionGraph(System):
         kept = self.modality_dropout(batch.present)
         vectors, attention = self.vectors(batch, kept)
         weights = self.efficacies(vectors)
-        nodes = {(name,): vectors[name] for name in MODALITIES}
+        nodes: dict[Node | str, Tensor] = {(name,): vectors[name] for name in MODALITIES}
         for node, parts in EDGES.items():
             weighted = torch.cat([weights[part, node] * nodes[part] for part in parts], dim=-1)
             nodes[node] = (
@@ -172,5 +173,5 @@ class DynamicFusionGraph(System):
         return Output(nodes["output"], attention, kept)
 
 
-def _name(node: tuple[str, ...]) -> str:
+def _name(node: Node | str) -> str:
     return "_".join(node)

@@ -17,8 +17,9 @@ class Hallmen2024(System):
     """Sound alone: two LSTM layers, the last real step joined with the masked mean, tanh layer
     (Hallmen et al. 2024).
 
-        h_1..h_T = LSTM(A), as wide as A;  f = [h_T; mean_t h_t]  (2054 = 2 * 1027 in the paper);  y
-                                                                  = W2 tanh(W1 f)
+        h_1..h_T = LSTM(A), as wide as A
+        f = [h_T; mean_t h_t]                                   (B, 2054), 2054 = 2 * 1027
+        y = W2 tanh(W1 f)                                       (B, 6)
     Source: [3] in the paper, Table 2. Faithful: two layers at the features' own width, last step
     with mean, tanh, MSE. Open in our facts: what is averaged (here the LSTM's outputs) and the tanh
     layer's width (here the features', as in the 2025 system). Reduced: the wav2vec 2.0 model stays
@@ -52,8 +53,8 @@ class Hallmen2025(System):
     layer (Hallmen et al. 2025).
 
     Source: the winner of ABAW-8 ("Semantic Matters"), missing from the paper's Table 2.
-        f = [t; LSTM(V)_last; LSTM(A)_last]  (2563 = 768 + 768 + 1027 in the paper);  y = W2 tanh(W1
-                                             f), W1 to 1027
+        f = [t; LSTM(V)_last; LSTM(A)_last]                     (B, 2563), 768 + 768 + 1027
+        y = W2 tanh(W1 f), W1 to 1027                           (B, 6)
     Faithful: the parts and their widths (each LSTM as wide as its features). Reduced: the encoders
     stay frozen. Added: tokens where a modality is absent, and the profile's dropout on the features
     and before the output.

@@ -61,10 +61,9 @@ class MISA(System):
     (MISA, Hazarika 2020).
 
         u_m = norm(ReLU(W_m h_m))               (B, d), h_m from ModalityVectors
-        c_m = sigmoid(W_c u_m), one W_c for all modalities;  p_m = sigmoid(W_m' u_m)            (B,
-                                                             d)
-        y = head(Transformer([c_a c_v c_t p_a p_v p_t]))                        (B, 6, d) -> (B, 6
-        d) -> (B, 6)
+        c_m = sigmoid(W_c u_m), one W_c for all modalities                      (B, d)
+        p_m = sigmoid(W_m' u_m)                                                 (B, d)
+        y = head(Transformer([c_a c_v c_t p_a p_v p_t]))    (B, 6, d) -> (B, 6 d) -> (B, 6)
         similarity       CMD between the c of each pair of modalities
         difference       orthogonality of c_m and p_m, and of the p of each pair of modalities
         reconstruction   mean squared error of W_m''(c_m + p_m) against u_m

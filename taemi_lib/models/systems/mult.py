@@ -39,9 +39,8 @@ class CrossModalLayer(nn.Module):
 
     def forward(self, target: Tensor, source: Tensor, mask: Tensor) -> Tensor:
         """mask (B, S): the real steps of the source, at least one in every row."""
-        key, value = map(
-            self._split, self.key_value(self.norm(source)).chunk(2, dim=-1)
-        )  # each (B, H, S, d / H)
+        both = self.key_value(self.norm(source)).chunk(2, dim=-1)
+        key, value = map(self._split, both)  # each (B, H, S, d / H)
         query = self._split(self.query(self.norm(target)))  # (B, H, T, d / H)
         mixed = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask[:, None, None, :]
@@ -77,14 +76,11 @@ class MulT(System):
     """Six directional cross-modal transformers on the sequences, self-attention for each target,
     concatenation (MulT, Tsai 2019).
 
-        X_m: sound, face and the text's tokens in model space, + time
-           (B, T_m, d)
-        X_(s -> m) = CrossModal(X_m looks into X_s) for the six ordered pairs
-           (B, T_m, d)
-        Z_m = SelfAttention([X_(s -> m); X_(s' -> m)]), its last real step
-           (B, 2 d)
-        z = [Z_a; Z_v; Z_t];  y = head(z + W ReLU(W z))
-                                 (B, 6 d) -> (B, 6)
+        X_m: sound, face and the text's tokens in model space, + time             (B, T_m, d)
+        X_(s -> m) = CrossModal(X_m looks into X_s) for the six ordered pairs     (B, T_m, d)
+        Z_m = SelfAttention([X_(s -> m); X_(s' -> m)]), its last real step        (B, 2 d)
+        z = [Z_a; Z_v; Z_t]                                                       (B, 6 d)
+        y = head(z + W ReLU(W z))                                                 (B, 6)
     Source: Tsai et al. 2019. Faithful: sequences that are never aligned, all six directions,
     pre-norm layers with feed-forward, a norm that source and target share, last step, residual
     block. Reduced: one layer a direction and one a target instead of four or five and at least
@@ -131,9 +127,8 @@ class MulT(System):
                 if s != target
             ]
             both = torch.cat(seen, dim=-1)  # (B, T, 2 d)
-            last = last_step(both, mask).unsqueeze(
-                1
-            )  # (B, 1, 2 d): only this step's output is read, so only it asks
+            # (B, 1, 2 d): only this step's output is read, so only it asks
+            last = last_step(both, mask).unsqueeze(1)
             parts.append(self.norm[target](self.attend[target](last, both, mask)).squeeze(1))
         z = torch.cat(parts, dim=-1)  # (B, 6 d)
         return Output(self.head(z + self.residual(z)), kept=kept)

@@ -47,10 +47,11 @@ class Savchenko2025(System):
     """Statistics over time, a small network a modality, trained for correlation; weights for each
     emotion searched (Savchenko 2025).
 
-        s_m = [mean; std; min; max over time],  p_m = sigmoid(W2 GELU(W1 s_m)), W1 to 64,  loss =
-                                                mean over m of 1 - mean rho(p_m, y)
-        y_e = sum over m of w_me p_me, weights in steps of 0.1 that add up to 1, the best on the
-        selection split
+        s_m = [mean; std; min; max over time]                            (B, 4 D), text (B, D)
+        p_m = sigmoid(W2 GELU(W1 s_m))                                   (B, 64) -> (B, 6)
+        loss = mean over m of 1 - mean rho(p_m, y)
+        y_e = sum over m of w_me p_me                                    (B,) for each emotion
+        w_me: in steps of 0.1, adding up to 1 over m, the best on the selection split
     Source: [28] in the paper, Table 2. Faithful: statistics, network, sigmoid, Pearson loss of a
     batch, late fusion, searched weights; a large batch and Adam, which is AdamW without weight
     decay (`preset`). The learning rate (1e-3 there) is searched as for every system. Reduced: the
@@ -64,6 +65,11 @@ class Savchenko2025(System):
 
     name = "savchenko2025"
     smallest_batch = 128
+    weights: Tensor  # (3, 6) of each modality for each emotion
+    level: Tensor  # (3, 6) and
+    spread: Tensor  # (3, 6) of each modality's predictions
+    label_level: Tensor  # (6,)
+    label_spread: Tensor  # (6,)
 
     def build(self, sizes: Sizes) -> None:
         emotions = len(EMOTIONS)
@@ -81,12 +87,9 @@ class Savchenko2025(System):
                 for name, count in counts.items()
             }
         )
-        self.register_buffer(
-            "weights", torch.full((len(MODALITIES), emotions), 1 / len(MODALITIES))
-        )
-        self.register_buffer(
-            "level", torch.zeros(len(MODALITIES), emotions)
-        )  # of each modality's predictions
+        even = torch.full((len(MODALITIES), emotions), 1 / len(MODALITIES))
+        self.register_buffer("weights", even)
+        self.register_buffer("level", torch.zeros(len(MODALITIES), emotions))
         self.register_buffer("spread", torch.ones(len(MODALITIES), emotions))
         self.register_buffer("label_level", torch.zeros(emotions))
         self.register_buffer("label_spread", torch.ones(emotions))
@@ -129,27 +132,26 @@ class Savchenko2025(System):
     def loss(self, output: Output, batch: Batch) -> Tensor:
         """Mean over the modalities of 1 - mean rho of its own predictions, over the clips of the
         batch that have it."""
-        losses = []
-        for name, prediction in output.parts.items():
-            losses.append(
-                1
-                - correlations(prediction.float(), batch.labels.float(), batch.present[name]).mean()
-            )
+        assert batch.labels is not None
+        labels = batch.labels.float()
+        losses = [
+            1 - correlations(prediction.float(), labels, batch.present[name]).mean()
+            for name, prediction in output.parts.items()
+        ]
         return torch.stack(losses).mean() + sum(output.losses.values())
 
     def calibrate(self, batches: Iterable[Batch]) -> None:
         """Level and spread of each modality's predictions, then for each emotion the weights with
         the best rho."""
-        parts, there, labels = [], [], []
+        found = []
         for batch in batches:
-            parts.append(torch.stack(list(self(batch).parts.values()), dim=1))
-            there.append(torch.stack([batch.present[name] for name in MODALITIES], dim=1))
-            labels.append(batch.labels)
-        parts, there, labels = (
-            torch.cat(parts).float(),
-            torch.cat(there),
-            torch.cat(labels).float(),
-        )  # (N, 3, 6), (N, 3), (N, 6)
+            assert batch.labels is not None
+            said_by_each = torch.stack(list(self(batch).parts.values()), dim=1)
+            present = torch.stack([batch.present[name] for name in MODALITIES], dim=1)
+            found.append((said_by_each, present, batch.labels))
+        # (N, 3, 6), (N, 3), (N, 6)
+        parts, there, labels = (torch.cat(each) for each in zip(*found, strict=True))
+        parts, labels = parts.float(), labels.float()
         self.label_level.copy_(labels.mean(dim=0))
         self.label_spread.copy_(labels.std(dim=0, unbiased=False))
         for index in range(len(MODALITIES)):
@@ -161,17 +163,11 @@ class Savchenko2025(System):
             # then adds nothing to the mean label.
             spread = said.std(dim=0, unbiased=False)
             self.spread[index] = torch.where(spread > 1e-4, spread, torch.inf)
-        grid = (
-            torch.tensor(
-                [(a, v, 10 - a - v) for a, v in product(range(11), repeat=2) if a + v <= 10]
-            )
-            / 10
-        )  # (66, 3)
-        grid = grid[(grid - 1 / 3).square().sum(dim=1).argsort(stable=True)].to(
-            parts
-        )  # the most even first: it wins a tie
-        fused = self.fuse(
-            parts, there, grid.unsqueeze(-1).expand(-1, -1, len(EMOTIONS))
-        )  # (66, N, 6)
+        tenths = [(a, v, 10 - a - v) for a, v in product(range(11), repeat=2) if a + v <= 10]
+        grid = torch.tensor(tenths) / 10  # (66, 3)
+        # the most even first: it wins a tie
+        grid = grid[(grid - 1 / 3).square().sum(dim=1).argsort(stable=True)].to(parts)
+        weights = grid.unsqueeze(-1).expand(-1, -1, len(EMOTIONS))
+        fused = self.fuse(parts, there, weights)  # (66, N, 6)
         best = correlations(fused, labels, there.any(dim=1)).argmax(dim=0)  # (6,)
         self.weights.copy_(grid[best].T)

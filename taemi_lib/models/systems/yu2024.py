@@ -55,10 +55,6 @@ class Yu2024(System):
         parts = {name: regressor(batch) for name, regressor in self.regressors.items()}
         kept = {name: batch.present[name] for name in parts}
         present = torch.stack(list(kept.values()), dim=1)  # (B, 2)
-        counts = (present | ~present.any(dim=1, keepdim=True)).unsqueeze(
-            -1
-        )  # neither is there: both tokens
-        mean = masked_mean(
-            torch.stack(list(parts.values()), dim=1), counts.squeeze(-1)
-        )  # (B, 2, 6) -> (B, 6)
-        return Output(mean, kept=kept, parts=parts)
+        counts = present | ~present.any(dim=1, keepdim=True)  # neither is there: both tokens
+        both = torch.stack(list(parts.values()), dim=1)  # (B, 2, 6)
+        return Output(masked_mean(both, counts), kept=kept, parts=parts)

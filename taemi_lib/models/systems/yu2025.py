@@ -52,12 +52,12 @@ class Yu2025(System):
 
         stage `align`: x_t -> e(x_t) for each modality; CLIP's loss between mean_t e(v_t) and e(t),
         and between mean_t e(a_t) and e(t)
-        stage `fit`:   h_v = mean TCN(e(V)), h_a = mean GatedBiLSTM(e(A)), h_t = e(t);  q_m =
-                       softmax over present m of score_m(h_m) y = head([q_v h_v; q_a h_a; q_t h_t]),
-                       MSE
+        stage `fit`:   h_v = mean TCN(e(V)), h_a = mean GatedBiLSTM(e(A)), h_t = e(t)   (B, d)
+                       q_m = softmax over present m of score_m(h_m)                     (B, 3)
+                       y = head([q_v h_v; q_a h_a; q_t h_t]), MSE                       (B, 6)
     Source: [34] in the paper, Table 2. Faithful: both stages in this order, the two text pairs, the
     parts. Open in our facts: how quality is scored (a small network of the modality's own vector)
-    and whether stage 2 goes on training the encoders (here it does). Reduced: the backbones are
+    and whether stage 2 trains the encoders further (here it does). Reduced: the backbones are
     frozen, so stage 1 aligns two layers on top of them, with the training clips only. In the
     generated clips the words do not tell which events a clip shows (they are drawn apart), so that
     there is next to nothing to align and stage 1 stays near chance, 2 ln(batch): its idea is not
@@ -81,9 +81,8 @@ class Yu2025(System):
                 for name in MODALITIES
             }
         )
-        self.log_scale = nn.Parameter(
-            torch.tensor(math.log(1 / 0.07))
-        )  # of the cosines, as CLIP starts
+        # of the cosines, as CLIP starts
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.convolutions = CausalConvolutions(width, width, sizes.dropout)
         self.gated = GatedBiLSTM(width, width)
         self.scores = nn.ModuleDict(
@@ -119,9 +118,8 @@ class Yu2025(System):
     def quality(self, vectors: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
         """Weights of the modalities (B, 3) that add up to 1 over those that are there; all 0 where
         none is."""
-        scores = torch.cat(
-            [self.scores[name](vectors[name]) for name in MODALITIES], dim=-1
-        )  # (B, 3)
+        single = [self.scores[name](vectors[name]) for name in MODALITIES]
+        scores = torch.cat(single, dim=-1)  # (B, 3)
         there = torch.stack([present[name] for name in MODALITIES], dim=1)
         return scores.masked_fill(~there, torch.finfo(scores.dtype).min).softmax(dim=-1) * there
 
@@ -158,4 +156,6 @@ class Yu2025(System):
 
     def loss(self, output: Output, batch: Batch) -> Tensor:
         """Stage `align`: the sum of the two contrasts. Stage `fit`: the usual one."""
-        return sum(output.losses.values()) if self.stage == "align" else super().loss(output, batch)
+        if self.stage == "align":
+            return torch.stack(list(output.losses.values())).sum()
+        return super().loss(output, batch)
