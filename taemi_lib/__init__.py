@@ -6,7 +6,7 @@ neither torch nor a GPU.
 
 from importlib import import_module
 
-# public name -> the module that defines it; None: the name is a module itself.
+# public name -> the module that defines it, or that it is.
 # A function never shares its name with a module here: importing the module would hide the function.
 _LAZY = {
     "EMOTIONS": "profiles",
@@ -14,8 +14,8 @@ _LAZY = {
     "train": "training",
     "evaluate": "evaluation.scoring",
     "predict": "prediction",
-    "models": None,
-    "metrics": None,
+    "models": "models",
+    "metrics": "evaluation.metrics",
 }
 
 __all__ = ["EMOTIONS", "Batch", "evaluate", "metrics", "models", "predict", "train"]
@@ -26,9 +26,8 @@ def __getattr__(name: str):
         raise AttributeError(
             f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}"
         )
-    home = _LAZY[name]
-    value = import_module(f".{home or name}", __name__)
-    if home:
+    value = import_module(f".{_LAZY[name]}", __name__)
+    if _LAZY[name].rpartition(".")[2] != name:
         value = getattr(value, name)
     globals()[name] = value
     return value

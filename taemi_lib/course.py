@@ -287,7 +287,7 @@ def run(
     check_parameters(given, accepted)
     if rewrite:
         rewrite_figures()
-    return _execute_all(paths, accepted, given, Places(workspace.folder), bool(first))
+    return _execute_all(paths, accepted, given, Places(workspace.open_folder()), bool(first))
 
 
 def _execute_all(

@@ -4,9 +4,9 @@ leaves, the run.
 Datasets go in, a run comes out: config, history, best and last checkpoint, predictions on the
 selection split, metrics. Killed at any moment, the same call continues and ends in the same
 numbers, because every epoch starts from a seed made of (seed, epoch) and from the state that the
-epoch before left in `last/`. A system may bring stages, a loss, settings of its own and a calibration
-(models.base.System: `stages`, `begin`, `loss`, `preset`, `calibrate`); nothing here asks which
-system it trains.
+epoch before left in `last/`. A system may bring stages, a loss, settings of its own and a
+calibration (models.base.System: `stages`, `begin`, `loss`, `preset`, `calibrate`); nothing here
+asks which system it trains.
 """
 
 from __future__ import annotations

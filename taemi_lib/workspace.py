@@ -191,6 +191,11 @@ class Workspace:
         """Of what the notebooks make under these very settings."""
         return self.runs_root / self.label
 
+    def open_folder(self) -> Path:
+        """`folder`, made, with a profile.toml that holds all of its settings."""
+        _write_settings(self.folder / "profile.toml", self.profile)
+        return self.folder
+
     @property
     def clips_folder(self) -> Path:
         """Of the clips."""

@@ -1,7 +1,9 @@
-"""What holds for every test: no network, no window, one thread, the fast ones first."""
+"""What holds for every test: no network, no window, one thread, no system of another test, the
+fast ones first."""
 
 import os
 import socket
+import sys
 
 # before anything imports torch, matplotlib or transformers
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -28,6 +30,26 @@ def no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture(autouse=True)
+def own_systems_are_forgotten():
+    """A system that a test defines or imports is unknown to the next one.
+
+    Asked of what is loaded, so that tests which need no torch do not load it.
+    """
+
+    def registered():
+        base = sys.modules.get("taemi_lib.models.base")
+        return {} if base is None else base.REGISTERED
+
+    before = dict(registered())
+    yield
+    for name, system in list(registered().items()):
+        if name not in before and not system.__module__.startswith("taemi_lib."):
+            del registered()[name]
+    for module in [name for name in sys.modules if name.startswith("taemi_user_")]:
+        del sys.modules[module]
 
 
 def pytest_collection_modifyitems(items):

@@ -1,4 +1,5 @@
-"""What every system must do, whatever it is: each test runs for every name in the registry."""
+"""What every system must do, whatever it is: each test runs for every system of the package, a new
+one included; nothing here is changed for it."""
 
 import dataclasses
 from itertools import product
@@ -11,10 +12,21 @@ from toy import SIZES, batch, dataset
 from taemi_lib import models
 from taemi_lib.evaluation.scoring import evaluate
 from taemi_lib.models import Batch, System
+from taemi_lib.models.missing import ModalityDropout
 from taemi_lib.profiles import MODALITIES, Model, Training
 from taemi_lib.training import train
 
 NAMES = models.names()
+# the systems of the paper's tables 2 to 4, the controls, and the other ways of fusion
+LISTED = set(
+    "vit_baseline wav2vec2_baseline vit_wav2vec2_baseline yu2024 hallmen2024 savchenko2025 "
+    "zhang2024 yu2025 taemi hallmen2025 "
+    "concat self_attention_only taemi_no_missing_tokens taemi_no_modality_dropout "
+    "vision_anchored audio_anchored vision_anchored_pooled audio_anchored_pooled "
+    "constant_query text_gated text_only audio_only vision_only no_text no_time_features "
+    "shuffled_text shuffled_query "
+    "tfn dynamic_fusion_graph mult misa".split()
+)
 MODEL = Model(
     **{key: SIZES[key] for key in ("width", "heads", "mlp_width", "dropout", "input_dropout")}
 )
@@ -73,19 +85,7 @@ def trained(tmp_path_factory):
 
 
 def test_all_systems_of_the_issue_are_there():
-    table2 = (
-        "vit_baseline wav2vec2_baseline vit_wav2vec2_baseline yu2024 hallmen2024 savchenko2025 "
-        "zhang2024 yu2025 taemi hallmen2025"
-    )
-    table3 = "concat self_attention_only taemi_no_missing_tokens taemi_no_modality_dropout"
-    table4 = "vision_anchored audio_anchored vision_anchored_pooled audio_anchored_pooled"
-    controls = (
-        "constant_query text_gated text_only audio_only vision_only no_text no_time_features "
-        "shuffled_text shuffled_query"
-    )
-    fusion = "tfn dynamic_fusion_graph mult misa"
-    wanted = " ".join((table2, table3, table4, controls, fusion)).split()
-    assert sorted(NAMES) == sorted(wanted)
+    assert set(NAMES) >= LISTED and NAMES[0] == "taemi" and len(NAMES) == len(set(NAMES))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -113,9 +113,8 @@ def test_it_predicts_with_any_subset_of_modalities(name, trained):
     mixed = model(dataclasses.replace(clips, present=present)).prediction
     for row in range(8):
         assert torch.allclose(mixed[row], alike[row][row], atol=1e-5)
-    assert torch.allclose(
-        alike[0], alike[0][:1].expand(8, 6), atol=1e-6
-    )  # no modality: the same answer for everybody
+    # no modality: the same answer for everybody
+    assert torch.allclose(alike[0], alike[0][:1].expand(8, 6), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -215,9 +214,8 @@ def test_it_works_at_other_widths(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_its_docstring_says_what_it_is_where_it_comes_from_and_what_is_reduced(name):
     system = models.find(name)
-    said = "\n".join(
-        cls.__doc__ for cls in system.__mro__[: system.__mro__.index(System)]
-    )  # a family says it once
+    # a family says it once
+    said = "\n".join(cls.__doc__ for cls in system.__mro__[: system.__mro__.index(System)])
     assert system.__doc__ != System.__doc__ and len(system.__doc__.splitlines()[0]) > 30
     assert [
         word
@@ -226,14 +224,26 @@ def test_its_docstring_says_what_it_is_where_it_comes_from_and_what_is_reduced(n
     ] == []
 
 
-# who leaves modalities out in training; the others have one modality only, or their sources know no
-# such thing
+# who leaves modalities out in training; others of these have one modality only, or their sources
+# know no such thing
 LEAVE_OUT = set(
     "taemi constant_query text_gated no_text no_time_features shuffled_text shuffled_query "
     "concat self_attention_only taemi_no_missing_tokens vision_anchored audio_anchored "
     "vision_anchored_pooled audio_anchored_pooled tfn dynamic_fusion_graph mult misa".split()
 )
 NO_LAYER_TO_DROP_IN = {"vit_baseline", "wav2vec2_baseline", "vit_wav2vec2_baseline"}
+
+
+def has(model, kind):
+    """Whether a part of this kind, with a probability above 0, is in the model."""
+    return any(isinstance(part, kind) and part.p > 0 for part in model.modules())
+
+
+def test_of_the_listed_systems_those_drop_that_should():
+    leave_out = {name for name in LISTED if has(create(name), ModalityDropout)}
+    without = {"dropout": 0.5, "input_dropout": 0.0}
+    still = {name for name in LISTED if not has(create(name, **without), torch.nn.Dropout)}
+    assert leave_out == LEAVE_OUT and still == NO_LAYER_TO_DROP_IN
 
 
 def with_partners(clips):
@@ -244,7 +254,8 @@ def with_partners(clips):
 def test_it_leaves_modalities_out_in_training_if_that_is_its_way(name):
     model, clips = create(name, modality_dropout=0.5), with_partners(batch(64))
     assert all(kept.all() for kept in model(clips).kept.values())
-    assert all(kept.all() for kept in model.train()(clips).kept.values()) == (name not in LEAVE_OUT)
+    all_kept = all(kept.all() for kept in model.train()(clips).kept.values())
+    assert all_kept != has(model, ModalityDropout)
 
 
 @pytest.mark.parametrize("kind", ["dropout", "input_dropout"])
@@ -255,4 +266,4 @@ def test_its_dropouts_act_in_training_only(name, kind):
     assert torch.equal(model(clips).prediction, model(clips).prediction)
     model.train()
     still = torch.equal(model(clips).prediction, model(clips).prediction)
-    assert still == (kind == "dropout" and name in NO_LAYER_TO_DROP_IN)
+    assert still != has(model, torch.nn.Dropout)

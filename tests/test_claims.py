@@ -1,17 +1,51 @@
 """The claims of README and course, held against the demo's runs (found where nbval or the course
 left them, else made there)."""
 
+import re
+import shlex
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from taemi_lib import evaluate
+from taemi_lib import cli, evaluate, profiles
 from taemi_lib.data import synthmimic
 from taemi_lib.evaluation import metrics
 from taemi_lib.evaluation.attention import attention_ratios
-from taemi_lib.profiles import PROFILES
+from taemi_lib.profiles import PROFILES, ROOT
 from taemi_lib.workspace import SYSTEMS, Workspace
 
 DEMO = PROFILES["demo"]
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_of_the_readme_runs_as_it_stands():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "Admiration" in done.stdout, done.stderr
+
+
+def commands() -> list[list[str]]:
+    """The lines of the README that call `taemi`, without comments and shell redirections."""
+    blocks = "\n".join(re.findall(r"```\n(.*?)```", README, re.DOTALL))
+    lines = [line for line in blocks.splitlines() if line.startswith("taemi ")]
+    return [shlex.split(line.partition(">")[0], comments=True)[1:] for line in lines]
+
+
+@pytest.mark.parametrize("arguments", commands(), ids=" ".join)
+def test_every_command_of_the_readme_has_the_options_that_it_names(arguments):
+    command = cli.taemi.commands[arguments[0]]
+    command.make_context(arguments[0], arguments[1:], resilient_parsing=False)
+
+
+@pytest.mark.parametrize("arguments", commands(), ids=" ".join)
+def test_every_setting_of_the_readme_exists(arguments):
+    given = [value for name, value in zip(arguments, arguments[1:]) if name == "--set"]
+    assert set(profiles.parse_settings(given)) <= set(profiles.names())
 
 
 @pytest.fixture(scope="module")

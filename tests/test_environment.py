@@ -1,7 +1,9 @@
 """The three ways to install say the same: pyproject.toml has the ranges, constraints.txt the tested
-versions, and environment.yml installs through both."""
+versions, and environment.yml installs through both. What goes with a release agrees with them."""
 
+import re
 import tomllib
+from glob import glob
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
@@ -11,9 +13,11 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from taemi_lib.profiles import ROOT
+from taemi_lib import course
+from taemi_lib.profiles import MICRO, PACKAGE, ROOT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = SETTINGS["project"]
 PINS = {
     canonicalize_name(Requirement(line).name): Requirement(line)
     for line in (ROOT / "constraints.txt").read_text().splitlines()
@@ -93,3 +97,28 @@ def test_the_makefile_the_readme_and_ci_install_and_test_the_same_way():
     ]
     assert len(ci) == 1 and ci[0].endswith("exec make test")
     assert "make test" in (ROOT / "README.md").read_text()
+
+
+def test_the_package_brings_its_encoders_and_the_mark_of_its_types():
+    wanted = SETTINGS["tool"]["setuptools"]["package-data"]["taemi_lib"]
+    assert "py.typed" in wanted and (PACKAGE / "py.typed").is_file()
+    # as setuptools reads the patterns
+    packed = {name for pattern in wanted for name in glob(str(PACKAGE / pattern), recursive=True)}
+    encoders = {str(path) for path in MICRO.rglob("*") if path.suffix in (".safetensors", ".json")}
+    assert packed >= encoders and len(encoders) > 10
+
+
+def test_the_changelog_and_the_citation_are_of_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## \[([\d.]+)\]", text, re.MULTILINE)[0] == PROJECT["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["version"]
+
+
+def test_the_hook_for_notebooks_calls_what_rendering_calls():
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    (hook,) = [hook for hook in repository["hooks"] if hook["id"] == "tidy-notebooks"]
+    code = hook["entry"].split('"')[3]  # python -c "..."
+    compile(code, "hook", "exec")
+    (function,) = re.findall(r"from taemi_lib\.course import (\w+)", code)
+    assert callable(getattr(course, function))

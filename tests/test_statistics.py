@@ -234,7 +234,7 @@ def test_holm_by_hand():
         "d": 0.5,
     }
     verdicts = {key: adjusted[key].verdict for key in "abcd"}
-    assert verdicts == {"a": "better"} | dict.fromkeys("bcd", "no detectable difference")
+    assert verdicts == {"a": comparing.BETTER} | dict.fromkeys("bcd", comparing.NO_DIFFERENCE)
     # a has level 1 - .05 / 4; b failed at .05 / 3, and c and d share its level
     reach = {
         key: (adjusted[key].high - adjusted[key].delta) / adjusted[key].error for key in "abcd"
@@ -252,12 +252,24 @@ def test_holm_intervals_exclude_zero_exactly_where_the_adjusted_p_is_below_five_
         for key, result in holm(family).items():
             assert (result.verdict != comparing.NO_DIFFERENCE) == (result.p_holm <= 0.05)
             assert result.p_holm >= family[key].p
-            assert result.verdict in (
-                "no detectable difference",
-                "better" if result.delta > 0 else "worse",
-            )
+            side = comparing.BETTER if result.delta > 0 else comparing.WORSE
+            assert result.verdict in (comparing.NO_DIFFERENCE, side)
 
 
 def test_a_family_of_one_is_not_adjusted():
     (only,) = holm({"x": with_p(0.04)}).values()
-    assert only.p_holm == 0.04 and only.verdict == "better"
+    assert only.p_holm == 0.04 and only.verdict == comparing.BETTER
+
+
+def test_systems_of_one_split_share_its_resamples_and_another_split_has_its_own():
+    target, first, second = draw(np.random.default_rng(3), seeds=1, clips=30)
+    comparing._shares.cache_clear()
+    for predictions in (first, second):
+        resampled_rho(predictions, target, n=20)
+    assert (comparing._shares.cache_info().misses, comparing._shares.cache_info().hits) == (1, 1)
+    other = target.copy()
+    other[0, 0] += 0.5
+    fresh = resampled_rho(first, other, n=20)
+    comparing._shares.cache_clear()
+    assert np.array_equal(fresh.resampled, resampled_rho(first, other, n=20).resampled)
+    assert not np.array_equal(fresh.resampled, resampled_rho(first, target, n=20).resampled)

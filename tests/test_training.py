@@ -1,18 +1,17 @@
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from toy import DIMS, dataset
+from toy import DIMS, MemoryStore, dataset
 
 from taemi_lib import figures, models, training
+from taemi_lib.errors import RunError
 from taemi_lib.evaluation import metrics
 from taemi_lib.evaluation.scoring import evaluate, predict_dataset
 from taemi_lib.profiles import Model, Training
@@ -24,11 +23,8 @@ MODEL = Model(width=8, heads=2, mlp_width=8, dropout=0.1, input_dropout=0.1)
 PRESET = Training(
     learning_rate=1e-2, batch_size=8, epochs=4, patience=9, clip_value=None, clip_norm=1.0
 )
-CHANGING = {
-    "seconds",
-    "cpu_seconds",
-    "peak_memory_mb",
-}  # the only numbers that may differ between two runs
+# the only numbers that may differ between two runs
+CHANGING = {"seconds", "cpu_seconds", "peak_memory_mb"}
 
 
 def run(folder, system="taemi", preset=PRESET, **changes):
@@ -161,8 +157,41 @@ def test_a_folder_of_another_configuration_is_refused_naming_the_difference(fini
         )
 
 
+def test_clips_that_were_encoded_again_refuse_the_run_and_it_says_what_to_do(finished, monkeypatch):
+    monkeypatch.setattr(MemoryStore, "fingerprint", lambda self, clip_ids: "encoded again")
+    expected = "data.train.features is .* there, 'encoded again' now.*delete this one"
+    with pytest.raises(RunError, match=expected):
+        run(finished.folder)
+
+
+def test_a_store_without_fingerprints_is_not_trained_on_in_silence(tmp_path, monkeypatch):
+    monkeypatch.delattr(MemoryStore, "fingerprint")
+    with pytest.raises(AttributeError, match="fingerprint"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("given", ["a run", "its folder", "its folder as text", "its checkpoint"])
+def test_a_run_is_evaluated_as_itself_or_by_its_folder(finished, given):
+    folder = finished.folder
+    system = {"a run": finished, "its folder": folder, "its folder as text": str(folder)}.get(
+        given, folder / "best"
+    )
+    held = dataset(10, seed=1, prefix="held")
+    scores = evaluate(system, held, device="cpu", resamples=0)
+    assert scores.mean_rho == finished.metrics["selection"]["mean_rho"]
+
+
+def test_a_folder_without_a_run_cannot_be_evaluated(tmp_path):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        evaluate(tmp_path, dataset(10, seed=1), device="cpu")
+
+
 class Killed(BaseException):
     """Stands for kill -9: nothing catches it."""
+
+
+def die():
+    raise Killed
 
 
 @pytest.mark.parametrize(
@@ -193,7 +222,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_numbers(
 
 
 def _kill_at(moment, patch):
-    """Raise Killed at this moment of a training of 3 batches an epoch."""
+    """Die at this moment of a training of 3 batches an epoch."""
     calls = {"batches": 0, "lasts": 0}
     loss, rename, save, write = training.System.loss, os.rename, torch.save, files.write_json
     if moment.startswith("batch"):
@@ -202,7 +231,7 @@ def _kill_at(moment, patch):
         def counted(self, output, batch):
             calls["batches"] += 1
             if calls["batches"] == dies_at:
-                raise Killed
+                die()
             return loss(self, output, batch)
 
         patch.setattr(training.System, "loss", counted)
@@ -212,7 +241,7 @@ def _kill_at(moment, patch):
         def half_way(source, target):
             rename(source, target)
             if Path(target).name == f"{name}.old":
-                raise Killed
+                die()
 
         patch.setattr(os, "rename", half_way)
     elif moment == "between the stages":
@@ -220,7 +249,7 @@ def _kill_at(moment, patch):
 
         def first_only(work, name, *arguments):
             if name == "fit":
-                raise Killed
+                die()
             stage(work, name, *arguments)
 
         patch.setattr(training, "_train_stage", first_only)
@@ -229,7 +258,7 @@ def _kill_at(moment, patch):
         def third(*arguments):
             calls["lasts"] += 1
             if calls["lasts"] == 3:
-                raise Killed
+                die()
             save(*arguments)
 
         patch.setattr(torch, "save", third)
@@ -237,7 +266,7 @@ def _kill_at(moment, patch):
 
         def never_metrics(path, content):
             if Path(path).name == "metrics.json":
-                raise Killed
+                die()
             write(path, content)
 
         patch.setattr(files, "write_json", never_metrics)
@@ -378,34 +407,30 @@ def test_calibration_is_before_every_score_and_sees_the_whole_selection_split_wi
     assert seen == [dataset(10, seed=1, prefix="held").clip_ids] * len(made.history)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("system", ["taemi", "yu2025"])
-def test_kill_minus_nine_in_another_process_changes_nothing(tmp_path, system):
-    preset = replace(PRESET, epochs=40, patience=99)
+def killed_in_another_process(folder, system, moment):
+    """Train in a process that kills itself with SIGKILL at this moment, wherever it then is: no
+    exception, no `finally`, no buffer is flushed."""
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import test_training as t; "
-        "from dataclasses import replace; "
-        "t.run(sys.argv[2], sys.argv[3], preset=replace(t.PRESET, epochs=40, patience=99))"
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import test_training as t; "
+        "t.die = lambda: os.kill(os.getpid(), signal.SIGKILL); "
+        "t._kill_at(sys.argv[4], t.pytest.MonkeyPatch()); t.run(sys.argv[2], sys.argv[3])"
     )
-    here, folder = Path(__file__).parent, tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", script, str(here), str(folder), system])
-    try:
-        deadline = time.monotonic() + 120
-        while not (folder / "history.json").exists():
-            assert process.poll() is None and time.monotonic() < deadline, (
-                "training never reached its first epoch"
-            )
-            time.sleep(0.01)
-        time.sleep(0.2)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    epochs = len(json.loads((folder / "history.json").read_text()))
-    assert epochs < 40, "the process was too fast to be killed in the middle"
-    resumed, whole = (
-        run(folder, system, preset=preset),
-        run(tmp_path / "whole", system, preset=preset),
-    )
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", script, str(here), str(folder), system, moment]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "system, moment", [("taemi", "batch 2 of epoch 3"), ("yu2025", "last moved aside")]
+)
+def test_kill_minus_nine_in_another_process_changes_nothing(
+    tmp_path, system, moment, finished, finished_in_two_stages
+):
+    whole = finished if system == "taemi" else finished_in_two_stages
+    killed_in_another_process(tmp_path, system, moment)
+    assert not load_run(tmp_path).finished
+    resumed = run(tmp_path, system)
     assert numbers(resumed) == numbers(whole) and weights(resumed) == weights(whole)
 
 

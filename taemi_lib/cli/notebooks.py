@@ -26,7 +26,7 @@ first = click.option(
 @click.option("--figures", is_flag=True, help="Also rewrite the PNGs in figures/.")
 def run(
     profile: str,
-    changes: tuple[str, ...],
+    settings: dict[str, object],
     data_root: str,
     runs_root: str,
     device: str,
@@ -39,7 +39,7 @@ def run(
 
     summary = course.run(
         profile,
-        profiles.parse_settings(changes),
+        settings,
         first=first,
         parameters={name: course.literal(value) for name, value in parameters},
         data_root=data_root,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from taemi_lib.cli import options
-from taemi_lib.errors import ChoiceError, CourseError
+from taemi_lib.errors import ChoiceError
 
 if TYPE_CHECKING:
     from taemi_lib.experiments import Study
@@ -90,7 +90,7 @@ def _finish(study: Study, folder: str | Path | None, whole: bool) -> None:
     from taemi_lib import experiments
     from taemi_lib.workspace import shown
 
-    try:
+    with options.failures_in_one_line():
         if not study.run() or (whole and not experiments.run_beside(study)):
             print(DONE_SO_FAR)
             return
@@ -100,10 +100,6 @@ def _finish(study: Study, folder: str | Path | None, whole: bool) -> None:
             if whole:
                 experiments.write_beside(study, written)
             print(f"\ntables: {shown(written)}")
-    except ChoiceError:
-        raise
-    except (RuntimeError, ValueError) as error:  # a run that failed, or data that does not fit
-        raise CourseError(error) from error
 
 
 def _check_seeds(seeds: int) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -80,9 +81,7 @@ def resampled_rho(
     truth = checked[0][1]
     metrics.refuse_constant(truth)
     constant = np.stack([metrics.constant_columns(each) for each in predictions])  # (K, 6)
-    drawn = [np.bincount(rows, minlength=len(truth)) for rows in metrics.resamples(truth, n, seed)]
-    # (1 + B, N), row 0: the split as it is
-    counts = np.vstack([np.ones(len(truth)), np.stack(drawn)]) / len(truth)
+    counts = _shares(truth.tobytes(), truth.shape, n, seed)  # (1 + B, N)
     truth = truth - truth.mean(axis=0)  # so that sums of squares lose no digits to the mean
     mean_t, square_t = counts @ truth, counts @ truth**2  # (1 + B, 6)
     spread_t = np.sqrt(square_t - mean_t**2)
@@ -101,6 +100,17 @@ def resampled_rho(
         found.append(r.mean(axis=1))
     rho = np.stack(found)  # (K, 1 + B)
     return Rho(rho[:, 0], rho[:, 1:])
+
+
+@lru_cache(maxsize=4)
+def _shares(truth: bytes, shape: tuple[int, int], n: int, seed: int) -> np.ndarray:
+    """(1 + B, N): each clip's share of the split (row 0) and of its resamples. All systems of a
+    split ask for the same."""
+    target = np.frombuffer(truth).reshape(shape)
+    drawn = [np.bincount(rows, minlength=shape[0]) for rows in metrics.resamples(target, n, seed)]
+    shares = np.vstack([np.ones(shape[0]), np.stack(drawn)]) / shape[0]
+    shares.flags.writeable = False
+    return shares
 
 
 def compare(system: Rho, reference: Rho, level: float = 0.95) -> Comparison:

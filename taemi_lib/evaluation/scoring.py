@@ -197,4 +197,5 @@ def _model(system: System | TrainedRun | str | Path) -> System:
         return models.load(best if best.is_dir() else system)
     if isinstance(system, System):
         return system
-    return system.model()
+    run: TrainedRun = system
+    return run.model()

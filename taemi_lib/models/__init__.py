@@ -96,6 +96,7 @@ def import_systems(path: str | Path) -> list[str]:
         )
     found = [key for key, system in REGISTERED.items() if system.__module__ == name]
     if not found:
+        del sys.modules[name]  # so that it is run again when it is changed
         raise ChoiceError(
             f"--import {path}: it defines no system: a subclass of taemi_lib.models.System "
             "with a `name`"

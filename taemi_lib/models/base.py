@@ -72,11 +72,12 @@ def _checked_sizes(**sizes) -> Sizes:
         return Sizes(**sizes)
     except ValidationError as error:
         faults = [
-            # without a location: sizes that contradict each other; the message names them
-            ("".join(f"{name} = {fault['input']!r}: " for name in fault["loc"]) + fault["msg"])
+            # without a location: sizes that contradict each other, and the message names them
+            "".join(f"{name} = {fault['input']!r}: " for name in fault["loc"])
+            + fault["msg"].removeprefix("Value error, ").replace("Input", "it")
             for fault in error.errors(include_url=False)
         ]
-        raise ChoiceError("; ".join(faults).replace("Value error, ", "")) from error
+        raise ChoiceError("; ".join(faults)) from error
 
 
 @dataclass
