@@ -45,9 +45,12 @@ figures: $(STAMP)
 	$(BIN)/python -m taemi_lib run --profile demo --figures
 
 clean:
-	@du -sh data runs 2>/dev/null || true
-	@if [ -z "$(YES)" ]; then \
-		[ -t 0 ] || { echo "make clean deletes data/ and runs/, own clips in data/ included: make clean YES=1"; exit 1; }; \
-		printf "Delete data/ and runs/, own clips in data/ included? [y/N] "; read answer; [ "$$answer" = y ]; \
-	fi
-	rm -rf data runs
+	@found=$$(ls -d data runs 2>/dev/null); \
+	[ -n "$$found" ] || { echo "nothing to delete: no data/ and no runs/ here"; exit 0; }; \
+	du -sh $$found; \
+	if [ -z "$(YES)" ]; then \
+		[ -t 0 ] || { echo "make clean deletes these, own clips and runs in them included: make clean YES=1"; exit 1; }; \
+		printf "Delete these, own clips and runs in them included? [y/N] "; read answer; \
+		[ "$$answer" = y ] || { echo "nothing was deleted"; exit 1; }; \
+	fi; \
+	rm -rf $$found

@@ -276,7 +276,7 @@ def run(
         if name in given:
             raise ChoiceError(f"parameter {name!r} has an option of its own: {option}")
     given |= {
-        "profile": str(Path(profile).absolute()) if profile not in profiles.PROFILES else profile,
+        "profile": profile if profile in profiles.PROFILES else str(_located(profile)),
         "settings": dict(settings or {}),
         "data_root": str(workspace.data_root),
         "runs_root": str(workspace.runs_root),
@@ -288,6 +288,13 @@ def run(
     if rewrite:
         rewrite_figures()
     return _execute_all(paths, accepted, given, Places(workspace.open_folder()), bool(first))
+
+
+def _located(profile: str) -> Path:
+    """A TOML file's path as a notebook finds it, which runs in another folder: the file in the
+    current folder where there is one, else the one in the repository."""
+    path = Path(profile)
+    return path.absolute() if path.exists() else profiles.resolve(path)
 
 
 def _execute_all(

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 
+import nbformat
 import numpy as np
 import pytest
 
@@ -46,6 +47,17 @@ def test_every_command_of_the_readme_has_the_options_that_it_names(arguments):
 def test_every_setting_of_the_readme_exists(arguments):
     given = [value for name, value in zip(arguments, arguments[1:]) if name == "--set"]
     assert set(profiles.parse_settings(given)) <= set(profiles.names())
+
+
+def test_the_readme_and_notebook_00_say_the_same_minutes():
+    start = ROOT / "notebooks" / "00_start_here.ipynb"
+    cells = nbformat.read(start, as_version=4).cells
+    maps = [README, "\n".join(cell.source for cell in cells)]
+    name = r"(0\d|A1) [A-Z][^|]*?"  # "00 Start here"; in a link or not
+    rows = re.compile(rf"^\| \[?{name}(?:\]\([^)]+\))? \|.*?\| ((?:under )?[\d½]+)[^|]*\|$", re.M)
+    readme, notebook = (dict(rows.findall(text)) for text in maps)
+    assert readme == notebook and len(readme) == 9
+    assert all("about 8 minutes on two CPU cores" in " ".join(text.split()) for text in maps)
 
 
 @pytest.fixture(scope="module")

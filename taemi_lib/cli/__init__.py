@@ -51,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     option, table or encoder), 130 (Ctrl-C)."""
     try:
         taemi.main(arguments, prog_name="taemi", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:  # `taemi` alone
+        print(error.format_message(), file=sys.stderr)
+        return 2
     except click.UsageError as error:
         asked = error.ctx.command_path if error.ctx else "taemi"
         _say(f"{' '.join(error.format_message().split())} ({asked} --help)")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from taemi_lib import profiles
 from taemi_lib.cli import options
 from taemi_lib.errors import ChoiceError, CourseError
 
@@ -66,8 +67,7 @@ def predict(
         return
     from taemi_lib.prediction import predict as predict_clip
 
-    run = Path(checkpoint) if checkpoint else options.workspace(**places).run_folder(system, seed)
-    _refuse_missing(run, system)
+    run = _run_folder(checkpoint, system, seed, places)
     found = predict_clip(str(clip), run, device=places["device"])
     print(json.dumps(found.as_dict(), indent=2) if as_json else found)
 
@@ -78,17 +78,31 @@ def _predict_split(
     from taemi_lib.prediction import write_submission
     from taemi_lib.runs import load_run
 
+    run = _run_folder(checkpoint, system, seed, places)
     here = options.workspace(**places)
-    run = Path(checkpoint) if checkpoint else here.run_folder(system, seed)
-    _refuse_missing(run, system)
     dataset = here.require(split)[split]
     write_submission(load_run(run), dataset, output, places["device"])
     print(f"{len(dataset)} clips of the split {split!r}, predicted by {run}: {output}")
 
 
-def _refuse_missing(run: Path, system: str) -> None:
-    if not run.exists():
+def _run_folder(checkpoint: str | None, system: str, seed: int, places: dict) -> Path:
+    """Of the run that predicts; own systems are known from here on.
+
+    Raises CourseError saying how to get a run when there is none, or only a part of one.
+    """
+    from taemi_lib.runs import is_finished
+
+    if checkpoint is not None:
+        options.import_systems(places["imports"])
+        named = Path(checkpoint).expanduser()
+        run = named if named.exists() else profiles.resolve(named)
+        there = run.exists()
+    else:
+        run = options.workspace(**places).run_folder(system, seed)
+        there = is_finished(run)
+    if not there:
         raise CourseError(
-            f"no run in {run}: train one with `taemi train {system}` or `taemi run`, "
-            "or name one with --checkpoint"
+            f"no finished run in {run}: `taemi train {system} --seed {seed}` or `taemi run`, with "
+            "the same --profile and --set, makes it; or name another one with --checkpoint"
         )
+    return run

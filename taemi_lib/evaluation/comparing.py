@@ -14,12 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
 
 from taemi_lib.evaluation import metrics
 
+Name = TypeVar("Name")  # what a caller calls its comparisons
 RESAMPLES = 2000
 VERDICTS = BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no detectable difference"
 
@@ -190,7 +192,7 @@ def _with_interval(comparison: Comparison, level: float) -> Comparison:
     return replace(comparison, low=comparison.delta - reach, high=comparison.delta + reach)
 
 
-def holm(family: Mapping[object, Comparison], level: float = 0.95) -> dict[object, Comparison]:
+def holm(family: Mapping[Name, Comparison], level: float = 0.95) -> dict[Name, Comparison]:
     """The comparisons of one family with Holm's p-values, and intervals that exclude zero exactly
     where p_holm <= 1 - level.
 
@@ -202,7 +204,7 @@ def holm(family: Mapping[object, Comparison], level: float = 0.95) -> dict[objec
     alpha / m for each would be needed for that.
     """
     alpha, count = 1 - level, len(family)
-    adjusted: dict[object, Comparison] = {}
+    adjusted: dict[Name, Comparison] = {}
     highest, failed_at = 0.0, None
     for place, key in enumerate(sorted(family, key=lambda key: family[key].p)):
         comparison = family[key]

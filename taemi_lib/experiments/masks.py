@@ -7,12 +7,17 @@ seen under such masks only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from taemi_lib.batches import ClipDataset
+from taemi_lib.data import Manifest
+from taemi_lib.features.sequences import ClipFeatures
+from taemi_lib.features.store import Store
 from taemi_lib.profiles import EMOTIONS, MODALITIES
 
 ABSENT = 0.3  # share of the clips that lack each modality
@@ -41,21 +46,23 @@ def draw_masks(test: ClipDataset, seed: int = 30) -> pd.DataFrame:
     )
 
 
-class MaskedStore:
-    """A feature store that hides what `masks` says; the rest of the world reads it like the store
-    itself."""
+class MaskedStore(Store):
+    """A feature store that hides what `masks` says, and is read like the store itself."""
 
-    def __init__(self, store, masks: pd.DataFrame) -> None:
+    def __init__(self, store: Store, masks: pd.DataFrame) -> None:
         self.store, self.masks = store, masks
         self.identity = store.identity
 
     def __contains__(self, clip_id: object) -> bool:
         return clip_id in self.masks.index and clip_id in self.store
 
+    def fingerprint(self, clip_ids: Iterable[str]) -> str:
+        return self.store.fingerprint(clip_ids)
+
     def _hidden(self, clip_id: str) -> list[str]:
         return [name for name in MODALITIES if self.masks.at[clip_id, name]]
 
-    def read(self, clip_id: str):
+    def read(self, clip_id: str) -> ClipFeatures:
         features = self.store.read(clip_id)
         fields = {
             "audio": ("audio",),
@@ -63,7 +70,7 @@ class MaskedStore:
             "text": ("tokens", "pooled", "transcript"),
         }
         hidden = self._hidden(clip_id)
-        nothing = {name: None for modality in hidden for name in fields[modality]}
+        nothing: dict[str, Any] = {name: None for modality in hidden for name in fields[modality]}
         damaged = {name: why for name, why in features.damaged.items() if name not in hidden}
         absent = dict(features.absent) | {
             name: features.absent.get(name, "masked") for name in hidden
@@ -81,11 +88,12 @@ def masked(dataset: ClipDataset, masks: pd.DataFrame) -> ClipDataset:
     """The same clips and labels with the modalities hidden that `masks` says."""
     table = pd.DataFrame(dataset.targets, columns=list(EMOTIONS), index=dataset.clip_ids)
     store = MaskedStore(dataset.store, masks)
-    return ClipDataset(store, _Rows(table), None, dataset.audio_average, dims=dataset.dims)
+    rows = _Rows(table)
+    return ClipDataset(store, rows, None, dataset.audio_average, dims=dataset.dims)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """What ClipDataset reads of a manifest."""
+class _Rows(Manifest):
+    """What ClipDataset reads of a manifest: its table."""
 
-    table: pd.DataFrame
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.table = table

@@ -54,6 +54,12 @@ from taemi_lib.support import files
 from taemi_lib.workspace import Job, Workspace, side_by_side, worker_datasets
 
 MASKS = "missing_masks.csv"
+COSTS = ("parameters", "seconds", "cpu_seconds", "peak_memory_mb")
+
+
+def _metrics(run: Run) -> dict:
+    assert run.metrics is not None  # Study._run gives finished runs only
+    return run.metrics
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,7 @@ class Study:
         rows = []
         for (system, factor), jobs in self._search_jobs().items():
             found = [self._run(job) for job in jobs]
-            rho = float(np.mean([run.metrics["selection"]["mean_rho"] for run in found]))
+            rho = float(np.mean([_metrics(run)["selection"]["mean_rho"] for run in found]))
             rate = found[0].config["training"]["learning_rate"]  # what the system made of it
             rows.append(
                 {"system": system, "factor": factor, "learning_rate": rate, "selection_rho": rho}
@@ -247,17 +253,12 @@ class Study:
         rows = []
         for (regime, system, seed), job in self.jobs().items():
             run = self._run(job)
-            about = {
-                "parameters": run.metrics["parameters"],
-                "seconds": run.metrics["seconds"],
-                "cpu_seconds": run.metrics["cpu_seconds"],
-                "peak_memory_mb": run.metrics["peak_memory_mb"],
+            about = {name: _metrics(run)[name] for name in COSTS} | {
                 "learning_rate": run.config["training"]["learning_rate"],
                 "versions": readable_versions(run.config["versions"]),
             }
-            found = {
-                OFFICIAL: (run.metrics["selection"]["per_emotion"], run.metrics["selection"]["ccc"])
-            }
+            selected = _metrics(run)["selection"]
+            found = {OFFICIAL: [selected["per_emotion"], selected["ccc"]]}
             for split in splits(system):
                 prediction, target = self._stored(job, split)
                 with warnings.catch_warnings():
@@ -298,9 +299,9 @@ class Study:
                 if system in systems and system != REFERENCE
             ]:
                 found[regime, "table3_masked"] = here
-            primary, *pair = PRIMARY
-            if regime == primary and set(pair) <= set(systems):
-                found[regime, "primary"] = [(*pair, TEST)]
+            primary, system, reference = PRIMARY
+            if regime == primary and {system, reference} <= set(systems):
+                found[regime, "primary"] = [(system, reference, TEST)]
         return found
 
     @cached_property

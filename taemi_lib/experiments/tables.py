@@ -26,7 +26,10 @@ def compared(
 ) -> list[dict]:
     """One family of comparisons as rows of comparisons.csv. pairs: {(system, reference): their
     Rho}"""
-    results = comparing.holm({names: comparing.compare(*rhos) for names, rhos in pairs.items()})
+    alone: dict[tuple[str, str], comparing.Comparison] = {
+        names: comparing.compare(*rhos) for names, rhos in pairs.items()
+    }
+    results = comparing.holm(alone)
     return [
         {
             "regime": regime,
@@ -36,7 +39,7 @@ def compared(
             "delta": result.delta,
             "low": result.low,
             "high": result.high,
-            "p_holm": float(f"{max(result.p_holm, SMALLEST_P):.2g}"),
+            "p_holm": float(f"{max(result.p_holm or 0.0, SMALLEST_P):.2g}"),
             "verdict": result.verdict,
         }
         for (system, reference), result in results.items()

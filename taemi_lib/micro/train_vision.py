@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def faces(seed: int, count: int = 256, pool: str = "encoder") -> tuple[np.ndarra
     )  # glances
     pictures = []
     for value in values:
-        identity = face.Identity.draw(world.identity(pool, rng.integers(1_000_000)))
+        identity = face.Identity.draw(world.identity(pool, int(rng.integers(1_000_000))))
         picture = face.paint(identity, value, tuple(rng.normal(0, 0.05, 2)))
         pictures.append(
             np.asarray(Image.fromarray(picture).resize((PIXELS, PIXELS), Image.Resampling.BILINEAR))
@@ -106,7 +106,8 @@ def train(
     per_chunk = 256
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max(1, (os.cpu_count() or 2) // 2), mp_context=context) as executor:
-        ahead, chunk = [], [None, None]
+        ahead: list[Future] = []
+        chunk: list[np.ndarray] = []
         order = iter(range(seed * 1_000_000, (seed + 1) * 1_000_000))
         draw = partial(faces, count=per_chunk)
 
