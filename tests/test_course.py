@@ -1,8 +1,14 @@
 """The course runner and the command line, on notebooks small enough to write here."""
 
 import json
+import os
+import platform
+import signal
+import subprocess
 import sys
+import time
 
+import jupyter_client.manager
 import nbformat
 import pytest
 
@@ -221,11 +227,83 @@ def test_a_kernel_that_has_done_its_work_ends_without_a_word(tmp_path, capfd):
 
 
 @pytest.mark.slow
+def test_a_kernel_is_asked_to_end_and_never_interrupted(tmp_path, monkeypatch):
+    """The usual manager interrupts it first; what is then printed now and then depends on timing,
+    the signal does not."""
+    sent, usual = [], jupyter_client.manager.KernelManager._async_signal_kernel
+
+    async def spy(self, number):
+        sent.append(number)
+        await usual(self, number)
+
+    monkeypatch.setattr(jupyter_client.manager.KernelManager, "_async_signal_kernel", spy)
+    write_notebook(tmp_path / "one.ipynb", "print(seed)")
+    course.execute(tmp_path / "one.ipynb", tmp_path / "ours.ipynb", {})
+    assert signal.SIGINT not in sent
+    monkeypatch.setattr(course, "KernelManager", jupyter_client.manager.AsyncKernelManager)
+    course.execute(tmp_path / "one.ipynb", tmp_path / "usual.ipynb", {})
+    assert signal.SIGINT in sent  # the spy sees it where it is sent
+
+
+def test_a_profile_file_reaches_the_notebooks_as_a_path_that_exists(
+    small_course, tmp_path, monkeypatch
+):
+    given = []
+    monkeypatch.setattr(course, "execute", lambda path, output, own: given.append(own) or 0.0)
+    for folder in ("here", "repository"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{folder}.toml").write_text('profile = "smoke"\n')
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(profiles, "ROOT", tmp_path / "repository")
+    for folder in ("here", "repository"):
+        small_course(f"{folder}.toml", first="A1")
+        assert given[-1]["profile"] == str(tmp_path / folder / f"{folder}.toml")
+
+
+def test_tidying_keeps_what_outputs_say_about_themselves(tmp_path):
+    image = nbformat.v4.new_output(
+        "display_data", {"image/png": "AAAA"}, metadata={"image/png": {"alt": "a curve"}}
+    )
+    cell = nbformat.v4.new_code_cell("draw()", outputs=[image])
+    cell.metadata |= {"papermill": {"duration": 1.0}, "execution": {}, "tags": []}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "one.ipynb")
+    course.tidy(tmp_path / "one.ipynb")
+    (tidied,) = nbformat.read(tmp_path / "one.ipynb", 4).cells
+    assert tidied.outputs[0].metadata == {"image/png": {"alt": "a curve"}}
+    assert tidied.metadata == {}
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_kernel_too_and_says_in_one_line_how_to_continue(tmp_path):
+    sleeps = "import os, pathlib, time\npathlib.Path('at_work').write_text(str(os.getpid()))"
+    write_notebook(tmp_path / "03_first.ipynb", f"{sleeps}\ntime.sleep(3600)")
+    code = (
+        "import sys; from pathlib import Path; from taemi_lib import cli, course; "
+        "course.run.__kwdefaults__['notebooks'] = Path(sys.argv[1]); "
+        "sys.exit(cli.main(['run', '--data-root', sys.argv[2], '--runs-root', sys.argv[2]]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "runs")]
+    with subprocess.Popen(command, cwd=profiles.ROOT, stderr=subprocess.PIPE, text=True) as started:
+        marker = tmp_path / "at_work"
+        while not (marker.exists() and marker.read_text()):
+            assert started.poll() is None, started.stderr.read()
+            time.sleep(0.05)
+        started.send_signal(signal.SIGINT)
+        said = started.communicate()[1]
+    assert started.returncode == 130
+    assert said.strip() == "taemi: stopped; the same command continues from here"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(marker.read_text()), 0)
+
+
+@pytest.mark.slow
 def test_a_finished_notebook_has_the_language_info_that_jupyterlab_stores(small_course):
     small_course()
     for path in (small_course.results / "notebooks").glob("*.ipynb"):
         stored = nbformat.read(path, 4).metadata["language_info"]
         assert {"name", "version", "mimetype", "file_extension", "pygments_lexer"} <= set(stored)
+        assert {"codemirror_mode", "nbconvert_exporter"} <= set(stored)
+        assert stored["version"] == platform.python_version()
 
 
 @pytest.mark.slow

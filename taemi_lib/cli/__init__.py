@@ -55,8 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error.format_message(), file=sys.stderr)
         return 2
     except click.UsageError as error:
-        asked = error.ctx.command_path if error.ctx else "taemi"
-        _say(f"{' '.join(error.format_message().split())} ({asked} --help)")
+        _say(_mistake(error, sys.argv[1:] if arguments is None else arguments))
         return 2
     except (ChoiceError, ManifestError, EncoderError) as error:  # what was given, not what failed
         _say(error)
@@ -68,6 +67,17 @@ def main(arguments: list[str] | None = None) -> int:
         _say("stopped; the same command continues from here")
         return 130
     return 0
+
+
+def _mistake(error: click.UsageError, arguments: list[str]) -> str:
+    """What click found, in one line, with the right form of an option that lacks its value."""
+    said = " ".join(error.format_message().split()).removesuffix(".")
+    command = taemi.commands.get(arguments[0]) if arguments else None
+    name = getattr(error, "option_name", None)  # of a value that is missing
+    for option in command.params if command else ():
+        if name in option.opts and option.metavar:
+            said = f"{said}: write {name} {option.metavar}"
+    return f"{said} ({f'taemi {command.name}' if command else 'taemi'} --help)"
 
 
 def _say(what: object) -> None:

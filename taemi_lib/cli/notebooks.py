@@ -6,10 +6,22 @@ import click
 
 from taemi_lib import profiles
 from taemi_lib.cli import options
+from taemi_lib.errors import ChoiceError
+
+Pairs = tuple[tuple[str, str], ...]
 
 first = click.option(
     "--from", "first", metavar="03", help="Start at this notebook; earlier results are kept."
 )
+
+
+def _separated(context: click.Context, option: click.Parameter, pairs: Pairs) -> Pairs:
+    """`-p seed=3` would take the next option as its value."""
+    for name, _ in pairs:
+        if "=" in name:
+            right = name.replace("=", " ", 1)
+            raise ChoiceError(f"-p {name}: write -p NAME VALUE, as in -p {right}")
+    return pairs
 
 
 @click.command()
@@ -21,6 +33,7 @@ first = click.option(
     nargs=2,
     multiple=True,
     metavar="NAME VALUE",
+    callback=_separated,
     help="A notebook's own parameter, or seed; may be repeated.",
 )
 @click.option("--figures", is_flag=True, help="Also rewrite the PNGs in figures/.")
@@ -31,7 +44,7 @@ def run(
     runs_root: str,
     device: str,
     first: str | None,
-    parameters: tuple[tuple[str, str], ...],
+    parameters: Pairs,
     figures: bool,
 ) -> None:
     """Run the notebooks in order and print the summary."""
