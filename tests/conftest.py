@@ -52,5 +52,17 @@ def own_systems_are_forgotten():
         del sys.modules[module]
 
 
+# These take minutes. On several workers they come first, so that none is left with one at the end.
+LONGEST = ["test_own_data", "test_experiments", "test_workspace", "test_extract", "test_claims"]
+
+
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """On one worker fast tests come first; on several the longest files do."""
+
+    def order(item):
+        name = item.path.stem
+        longest = LONGEST.index(name) if name in LONGEST else len(LONGEST)
+        slow = item.get_closest_marker("slow") is not None
+        return (longest, slow) if "PYTEST_XDIST_WORKER" in os.environ else (slow,)
+
+    items.sort(key=order)
