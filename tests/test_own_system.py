@@ -1,20 +1,26 @@
 """A system of one's own: one file outside the package, or one class in a notebook, is found,
 trained, saved, loaded and evaluated like the package's own."""
 
+import sys
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 from toy import SIZES, dataset
 
-from taemi_lib import models
+from taemi_lib import cli, models, profiles
 from taemi_lib.errors import ChoiceError, RunError
+from taemi_lib.evaluation import comparing
 from taemi_lib.evaluation.scoring import evaluate
+from taemi_lib.experiments import study as study_module
 from taemi_lib.models import Output, System
 from taemi_lib.models.base import REGISTERED
 from taemi_lib.profiles import Model, Training
 from taemi_lib.runs import load_run
 from taemi_lib.training import train
+from taemi_lib.workspace import Workspace
 
 PACKAGE = models.names()
 FILE = """
@@ -58,11 +64,11 @@ def trained(system, folder, **changes):
     return train(system, dataset(24), held(), **settings | changes)
 
 
-def in_a_cell(text="text", words="A system of a notebook's cell."):
+def in_a_cell(text="text", words="A system of a notebook's cell.", module=__name__):
     """What a notebook's cell defines, each time it is run."""
 
     class InACell(System):
-        __doc__ = words
+        __doc__, __module__ = words, module
         name = "in_a_cell"
 
         def build(self, sizes):
@@ -211,3 +217,94 @@ def test_sizes_that_are_not_allowed_are_named_in_one_line():
         with pytest.raises(ChoiceError, match=expected) as error:
             models.create("taemi", **SIZES | change)
         assert "\n" not in str(error.value)
+
+
+# --------------------------------------------------------------------------------------------------
+# with the commands, on a small generated data set; trainings run in processes of their own
+
+
+# few clips, of a seed with which every emotion varies in every split
+TINY = profiles.PROFILES["smoke"].changed(
+    {"data.clips": 28, "data.seed": 8, "training.batch_size": 8, "model.width": 16}
+)
+
+
+def workspace(folder, **options):
+    return Workspace(TINY, folder / "data", folder / "runs", "cpu", progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with clips, features and the profile as a file."""
+    folder = tmp_path_factory.mktemp("own_system")
+    (folder / "tiny.toml").write_text(profiles.to_toml(TINY))
+    workspace(folder).features()
+    return folder
+
+
+def forget():
+    """As in a new session: the file has not been imported."""
+    REGISTERED.pop("toy", None)
+    sys.modules.pop(f"{models.USER}toy_fusion", None)
+
+
+def taemi(world, command, *arguments):
+    """The exit code of a command that is given in a new session."""
+    forget()
+    places = {"profile": "tiny.toml", "data-root": "data", "runs-root": "runs"}
+    given = [text for name, at in places.items() for text in (f"--{name}", str(world / at))]
+    return cli.main([command, *map(str, arguments), *given, "--device", "cpu"])
+
+
+@pytest.mark.slow
+def test_the_commands_train_and_evaluate_it_with_import(world, file, capsys):
+    assert taemi(world, "train", "toy", "--import", file, "--seeds", 2, "--processes", 2) == 0
+    printed = capsys.readouterr().out
+    folders = [workspace(world).run_folder("toy", seed) for seed in (0, 1)]
+    assert all(load_run(folder).finished and str(folder) in printed for folder in folders)
+    assert taemi(world, "evaluate", "toy", "--import", file) == 0
+    by_name = capsys.readouterr().out
+    assert taemi(world, "evaluate", folders[0], "--import", file) == 0
+    assert capsys.readouterr().out == by_name and "mean rho" in by_name
+    assert taemi(world, "evaluate", folders[0]) == 2  # not imported
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "'toy'" in message and "--import FILE" in message
+
+
+@pytest.mark.slow
+def test_compare_says_whether_it_differs_from_taemi(world, file, capsys, monkeypatch):
+    monkeypatch.setattr(study_module, "RATES", (1.0, 3.0))
+    monkeypatch.setattr(study_module, "SEARCH_SEEDS", (0,))
+    command = ["compare", "toy", "--seeds", 2, "--results", world / "tables"]
+    assert taemi(world, *command) == 2  # before anything is trained
+    assert "'toy'" in capsys.readouterr().err and not (world / "tables").exists()
+    assert taemi(world, *command, "--import", file) == 0
+    (row,) = [
+        line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("toy")
+    ]
+    assert any(verdict in row for verdict in comparing.VERDICTS)
+    table = pd.read_csv(world / "tables" / "comparisons.csv")
+    assert table[["table", "system", "reference"]].values.tolist() == [["others", "toy", "taemi"]]
+    scores = pd.read_csv(world / "tables" / "runs.csv")
+    assert set(scores["system"]) == {"toy", "taemi"} and set(scores["seed"]) == {0, 1}
+
+
+@pytest.mark.slow
+def test_a_workspace_takes_a_class_wherever_it_takes_a_name(world, file):
+    models.import_systems(file)
+    found, here = models.find("toy"), workspace(world, processes=2)
+    run = here.train(found, seed=3)
+    assert run.folder == here.run_folder("toy", 3) == here.run_folder(found, 3)
+    both = here.runs([found], seeds=(3, 4))  # one is there, a worker imports the file for the other
+    assert list(both) == [("toy", 3), ("toy", 4)] and both["toy", 3].metrics == run.metrics
+    forget()
+    with pytest.raises(ChoiceError, match=r"unknown system 'toy'.*--import FILE"):
+        here.train("toy", seed=3)
+
+
+@pytest.mark.slow
+def test_a_class_of_the_main_module_trains_where_it_is_defined_beside_others(world):
+    mine = in_a_cell(module="__main__")  # no other process can see it
+    found = workspace(world, processes=2).runs([mine, "text_only"], seeds=(0,))
+    assert list(found) == [("in_a_cell", 0), ("text_only", 0)]
+    assert all(run.finished for run in found.values())
