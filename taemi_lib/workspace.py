@@ -439,7 +439,7 @@ def side_by_side(work: Callable[[Job], None], jobs: Sequence[Job]) -> None:
     """work(job) for each job, all of one workspace's place and device: one process and one torch
     thread each, so that results do not depend on how many cores there are.
 
-    A system defined in a notebook is trained in the notebook's own process: no other can see it.
+    A system defined in a notebook or function is trained in this process: no other can see it.
     Raises RunError naming the job that failed; what was finished is kept.
     """
     if not jobs:
@@ -447,7 +447,7 @@ def side_by_side(work: Callable[[Job], None], jobs: Sequence[Job]) -> None:
     workers.refuse_unguarded()
     workspace = jobs[0].workspace
     chosen = devices.choose(workspace.device)
-    own = [job for job in jobs if job.system.__module__ == "__main__"]
+    own = [job for job in jobs if _only_here(job.system)]
     others = [job for job in jobs if job not in own]
     with tqdm(total=len(jobs), desc="training", unit="run", disable=not workspace.progress) as bar:
         if others:
@@ -455,6 +455,11 @@ def side_by_side(work: Callable[[Job], None], jobs: Sequence[Job]) -> None:
         for job in own:
             work(job)
             bar.update()
+
+
+def _only_here(system: type[System]) -> bool:
+    """Whether no other process can import this class: it was written in a notebook or function."""
+    return system.__module__ == "__main__" or "<locals>" in system.__qualname__
 
 
 def _in_processes(

@@ -11,6 +11,7 @@ from torch import nn
 from toy import SIZES, dataset
 
 from taemi_lib import cli, models, profiles
+from taemi_lib import workspace as workspaces
 from taemi_lib.errors import ChoiceError, RunError
 from taemi_lib.evaluation import comparing
 from taemi_lib.evaluation.scoring import evaluate
@@ -308,3 +309,11 @@ def test_a_class_of_the_main_module_trains_where_it_is_defined_beside_others(wor
     found = workspace(world, processes=2).runs([mine, "text_only"], seeds=(0,))
     assert list(found) == [("in_a_cell", 0), ("text_only", 0)]
     assert all(run.finished for run in found.values())
+
+
+def test_a_class_that_no_other_process_can_import_is_trained_in_this_one():
+    class OnlyHere(models.find("text_only")):
+        name = "only_here"
+
+    assert workspaces._only_here(OnlyHere)
+    assert not workspaces._only_here(models.find("taemi"))

@@ -126,7 +126,8 @@ def finished_run(here: Workspace, name: str, seed: int) -> Run:
     if not (own or folder.is_dir()):
         raise ChoiceError(
             f"{name!r} is neither a run's folder nor a system; "
-            f"the systems are: {', '.join(models.names())}"
+            f"the systems are: {', '.join(models.names())}; "
+            "one of your own needs --import FILE"
         )
     if not is_finished(folder):
         again = f"taemi train {name} --seed {seed}" if own else "the command that began it"

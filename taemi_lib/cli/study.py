@@ -78,8 +78,9 @@ def grid(part: str, seeds: int, results: str | None, **places) -> None:
     here = options.workspace(**places)
     from taemi_lib import experiments
 
-    # the committed tables are the unchanged demo's
-    folder = results or ("results" if here.label == "demo" else here.settings_folder / "results")
+    # the committed tables are the demo's, whose seeds and label sets are the study's own
+    demo = here.settings_folder.name == "demo"
+    folder = results or ("results" if demo else here.settings_folder / "results")
     study = experiments.whole_grid(here, seeds=tuple(range(seeds)), part=share)
     study.check_tables(folder)
     _finish(study, folder, whole=True)

@@ -1,7 +1,7 @@
 """Train the micro vision encoder: a small ViT that learns to read the nine expression parameters of
 drawn faces.
 
-Every face is fresh: identities and expressions are drawn as training goes on, so there is nothing
+Every face is fresh: identities and expressions are drawn during training, so there is nothing
 to memorise.
 """
 
