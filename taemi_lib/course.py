@@ -152,7 +152,8 @@ def prepare_kernels() -> None:
 
 class KernelManager(AsyncKernelManager):
     """Ends a kernel by asking it to end. The usual one interrupts it first, and a kernel that is
-    idle by then prints that as an error."""
+    idle by then prints that as an error. A kernel that is busy (after Ctrl-C) may outlive this:
+    seen once, open."""
 
     async def _async_interrupt_kernel(self) -> None:
         if not self.shutting_down:

@@ -131,7 +131,7 @@ class Study:
         to be made elsewhere.
 
         Raises RunError naming the difference when a run that is there was made with other settings,
-        encoders or clips, before anything is trained; RuntimeError naming the run that failed, the
+        encoders or clips, before anything is trained, and naming the run that failed; the
         others are kept.
         """
         if self.rates is None and not self._make(
