@@ -19,7 +19,7 @@ from taemi_lib.data.manifest import Clip
 from taemi_lib.errors import CheckpointError
 from taemi_lib.evaluation.scoring import predict_dataset
 from taemi_lib.features import load_encoders
-from taemi_lib.features.extract import extract_clip
+from taemi_lib.features.clip import extract_clip
 from taemi_lib.profiles import EMOTIONS, MODALITIES
 from taemi_lib.runs import Run, refuse_other_features
 from taemi_lib.support import device as devices

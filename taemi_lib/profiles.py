@@ -17,7 +17,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -122,12 +122,41 @@ class Encoders:
     vision_pooling: Literal["cls", "mean"] = Field(
         default="cls", description="how patches become a frame"
     )
-    text_pooling: Literal["cls", "mean"] = Field(
-        default="cls", description="how tokens become one vector"
+    text_pooling: Literal["cls", "mean", "last"] = Field(
+        default="cls", description="how tokens become one vector; last: of decoder-only models"
     )
     transcripts: Literal["auto", "whisper", "table"] = Field(
         default="auto",
         description="auto: the table's words, Whisper where it has none; or only one of the two",
+    )
+    language: str = Field(
+        default="en",
+        pattern=r"^(auto|[a-z]{2,3})$",
+        description="of the speech, as Whisper abbreviates it; auto: heard anew in each clip",
+    )
+    no_speech: float = Field(
+        default=0.6,
+        gt=0,
+        le=1,
+        description="sound that Whisper holds for no speech with this probability gives no words",
+    )
+    face: Literal["none", "largest"] = Field(
+        default="none", description="largest: frames are cropped to the largest face first"
+    )
+    face_margin: float = Field(
+        default=0.3, ge=0, le=2, description="around the face, as a share of its side"
+    )
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class Limits:
+    """What one clip may cost before it is given up, with that reason. Changes no number."""
+
+    clip_seconds: float = Field(
+        default=600.0, gt=0, description="to read and encode one clip; then its process is ended"
+    )
+    clip_memory: float = Field(
+        default=8.0, gt=0, description="GB that a process may hold in all; not limited on a GPU"
     )
 
 
@@ -196,6 +225,7 @@ class Profile:
     encoders: Encoders = dataclasses.field(default_factory=Encoders)
     model: Model = dataclasses.field(default_factory=Model)
     training: Training = dataclasses.field(default_factory=Training)
+    limits: Limits = dataclasses.field(default_factory=Limits)
     seeds: tuple[int, ...] = Field(
         default=(0, 1, 2), min_length=1, description="of training: one run of each system for each"
     )
@@ -214,7 +244,7 @@ class Profile:
         tree = self.as_dict()
         for name, value in settings.items():
             *section, field = name.split(".")
-            (tree[section[0]] if section else tree)[field] = _plain(value)
+            (tree[section[0]] if section else tree)[field] = _plain(name, value)
         return _build(tree, dict.fromkeys(settings, origin))
 
 
@@ -223,6 +253,7 @@ _SECTIONS: dict[str, type] = {
     "encoders": Encoders,
     "model": Model,
     "training": Training,
+    "limits": Limits,
 }
 
 
@@ -402,10 +433,19 @@ def names() -> list[str]:
 _NONE = "none"  # TOML has no null
 
 
-def _plain(value: object) -> object:
+def _plain(name: str, value: object) -> object:
+    """The value as Python has it: "none" is None where a setting may be that."""
+    section, _, field = name.rpartition(".")
+    kind: Any = _SECTIONS.get(section, Profile)
     if isinstance(value, str) and value.lower() == _NONE:
-        return None
+        return None if None in _allowed(kind, field) else value.lower()
     return tuple(value) if isinstance(value, list) else value
+
+
+def _allowed(kind: Any, field: str) -> tuple:
+    """What the field's annotation lists: its types, or the texts it may be; None for NoneType."""
+    listed = get_args(kind.__pydantic_fields__[field].annotation)
+    return tuple(None if entry is type(None) else entry for entry in listed)
 
 
 def _refuse_unknown(settings: Mapping[str, object], origin: str) -> None:

@@ -51,7 +51,11 @@ _ENCODERS = {"micro": PROFILES["demo"].encoders, "paper": PROFILES["paper"].enco
 def _settings(profile: Profile, without: Iterable[str] = ()) -> dict[str, object]:
     """{dotted name: value} of what decides results; a table is named apart."""
     left_out = {"name", "data.table", *without}
-    return {name: value for name, value in flat(profile.as_dict()).items() if name not in left_out}
+    return {
+        name: value
+        for name, value in flat(profile.as_dict()).items()
+        if name not in left_out and not name.startswith("limits.")
+    }
 
 
 def shown(path: Path) -> Path:

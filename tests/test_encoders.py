@@ -185,9 +185,9 @@ def test_a_short_context_hears_every_window_but_no_tiny_rest(tmp_path, monkeypat
         return whisper.DecodingResult(audio_features=None, language="en", text=next(said))
 
     monkeypatch.setattr(whisper, "decode", decode)
-    assert speech.transcribe(tone(4.1)[0]) == "one two"
+    assert speech.transcribe(tone(4.1)[0]).text == "one two"
     assert windows == [(80, 200), (80, 200)]
-    assert speech.transcribe(np.zeros(16_000, np.float32)) == ""
+    assert speech.transcribe(np.zeros(16_000, np.float32)).text == ""
 
 
 def test_transcribing_twice_gives_the_same_words(tmp_path):
@@ -349,7 +349,7 @@ def test_real_whisper_reaches_15_percent_word_error_rate_on_real_recordings():
     speech = SpeechToText(str(SHARED / "weights" / "whisper-tiny.en.pt"))
     errors = total = 0
     for name, said in table:
-        heard = speech.transcribe(read_audio(SHARED / "media" / name).samples)
+        heard = speech.transcribe(read_audio(SHARED / "media" / name).samples).text
         errors += word_errors(words(said), words(heard))
         total += len(words(said))
     print(f"word error rate {errors / total:.1%} ({errors} of {total} words)")

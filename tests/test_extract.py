@@ -17,8 +17,11 @@ from inputs import encoder_settings, tone, write_clip, write_wav
 from taemi_lib.data import Clip, Manifest
 from taemi_lib.errors import ExtractionError, StoreError
 from taemi_lib.features import Store, changes, load_encoders
+from taemi_lib.features import clip as clip_features
 from taemi_lib.features import extract as extraction
-from taemi_lib.features.extract import extract, extract_clip
+from taemi_lib.features.clip import extract_clip
+from taemi_lib.features.extract import extract
+from taemi_lib.features.sequences import Transcript
 from taemi_lib.profiles import ROOT
 
 
@@ -38,7 +41,9 @@ def heard(monkeypatch):
     from taemi_lib.features.speech import SpeechToText
 
     said = {"words": "so glad"}
-    monkeypatch.setattr(SpeechToText, "transcribe", lambda self, samples: said["words"])
+    monkeypatch.setattr(
+        SpeechToText, "transcribe", lambda self, samples: Transcript(said["words"], "en")
+    )
     return said
 
 
@@ -331,15 +336,15 @@ def test_an_error_in_one_clip_stops_no_other_and_is_raised_at_the_end(
             raise MemoryError("too large")
         return read_frames(path)
 
-    read_frames = extraction.read_frames
+    read_frames = clip_features.read_frames
     manifest = manifest_of(tmp_path)
-    monkeypatch.setattr(extraction, "read_frames", broken)
+    monkeypatch.setattr(clip_features, "read_frames", broken)
     with pytest.raises(
         ExtractionError, match="1 of 3 clips failed(.|\n)*c1: MemoryError: too large"
     ):
         extract(manifest, settings, tmp_path / "store", progress=False)
     assert Store(tmp_path / "store").clip_ids() == ["c0", "c2"]
-    monkeypatch.setattr(extraction, "read_frames", read_frames)
+    monkeypatch.setattr(clip_features, "read_frames", read_frames)
     assert extract(manifest, settings, tmp_path / "store", progress=False).done == 1
 
 

@@ -96,7 +96,7 @@ def test_retraining_writes_folders_that_the_encoders_load(tmp_path, encoders):
 
     sound, pictures = corpus[0].waveform, Frames(*_two_faces())
     for bundle in (fresh, encoders):
-        assert isinstance(bundle.speech.transcribe(sound), str)
+        assert isinstance(bundle.speech.transcribe(sound).text, str)
     for new, old in (
         (fresh.audio.encode(sound), encoders.audio.encode(sound)),
         (fresh.vision.encode(pictures), encoders.vision.encode(pictures)),

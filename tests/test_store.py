@@ -92,7 +92,7 @@ def test_a_folder_without_a_store_a_missing_clip_and_damage_are_named(tmp_path):
 
 def test_an_older_layout_is_refused_with_what_to_do(tmp_path):
     (tmp_path / "store.json").write_text(json.dumps({"layout": 1, "identity": MADE_BY}))
-    with pytest.raises(StoreError, match="layout 1, this version reads 2: delete the folder"):
+    with pytest.raises(StoreError, match="layout 1, this version reads 3: delete the folder"):
         Store(tmp_path, MADE_BY)
 
 

@@ -36,22 +36,24 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Audio:
-    """Mono sound: samples (N,) float32 at 16 kHz, duration in s; `damage` is "" for a sound
-    file."""
+    """Mono sound: samples (N,) float32 at 16 kHz, duration in s; `damage` is "" for a sound file;
+    `note` says what was chosen where a file left a choice ("" where it left none)."""
 
     samples: np.ndarray
     duration: float
     damage: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Pictures: images (T, H, W, 3) uint8 RGB, times (T,) float32 in s; `damage` is "" for a sound
-    file."""
+    """Pictures: images (T, H, W, 3) uint8 RGB, times (T,) float32 in s; `damage` and `note` as in
+    Audio."""
 
     images: np.ndarray
     times: np.ndarray
     damage: str = ""
+    note: str = ""
 
 
 def read_audio(path: str | Path, seconds: float | None = None) -> Audio:

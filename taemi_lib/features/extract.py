@@ -23,17 +23,9 @@ from tqdm.auto import tqdm
 
 from taemi_lib import features, profiles
 from taemi_lib.data.manifest import Clip, Manifest
-from taemi_lib.data.media import (
-    SAMPLE_RATE,
-    Audio,
-    Unreadable,
-    is_silent,
-    read_audio,
-    read_frames,
-)
 from taemi_lib.errors import ExtractionError
 from taemi_lib.features.changes import changes, remember, source_of, stamp, words_of_table
-from taemi_lib.features.sequences import ClipFeatures
+from taemi_lib.features.clip import extract_clip
 from taemi_lib.features.store import Store
 from taemi_lib.support import device as devices
 from taemi_lib.support import files, workers
@@ -46,7 +38,7 @@ class Report:
     """What an extraction did: clips encoded now, clips found in the store, and absent modalities
     with their reasons.
 
-    absent and damaged have the columns clip_id, modality, reason and cover all clips of the
+    absent, damaged and notes have the columns clip_id, modality, reason and cover all clips of the
     manifest.
     changed      ids of clips that were encoded again, because their files or words are others
     transcripts  where the words come from: {"table": clips, "whisper": clips, "none": clips}
@@ -56,6 +48,7 @@ class Report:
     found: int
     absent: pd.DataFrame
     damaged: pd.DataFrame
+    notes: pd.DataFrame
     seconds: float
     changed: list[str]
     transcripts: dict[str, int]
@@ -68,59 +61,17 @@ class Report:
         words = {"table": "from the table", "whisper": "from Whisper", "none": "none"}
         counts = [f"{words[name]} {count}" for name, count in self.transcripts.items() if count]
         lines.append(f"  transcripts (clips): {', '.join(counts)}")
-        for name, table in (("absent", self.absent), ("damaged", self.damaged)):
+        for name, table in (
+            ("absent", self.absent),
+            ("damaged", self.damaged),
+            ("note", self.notes),
+        ):
             counts = table.groupby(["modality", "reason"]).size()
             lines += [
                 f"  {modality} {name}: {reason} ({count} clips)"
                 for (modality, reason), count in counts.items()
             ]
         return "\n".join(lines)
-
-
-def extract_clip(clip: Clip, encoders: features.Encoders) -> ClipFeatures:
-    """Decode and encode one clip. A modality that a file does not give is absent, with its reason;
-    the others are encoded all the same."""
-    absent: dict[str, str] = {}
-    damaged: dict[str, str] = {}
-    settings = encoders.settings
-    found: dict = {"transcript": None}
-
-    sound, why_no_sound = _sound(clip)
-    try:
-        if sound is None:
-            raise Unreadable(why_no_sound)
-        if is_silent(sound.samples[: round(settings.audio_seconds * SAMPLE_RATE)]):
-            raise Unreadable(f"silent audio in the first {settings.audio_seconds:g} s")
-        found["audio"] = encoders.audio.encode(sound.samples)
-        if sound.damage:
-            damaged["audio"] = sound.damage
-    except Unreadable as error:
-        absent["audio"] = error.reason
-
-    try:
-        if clip.video is None:
-            raise Unreadable("no video file")
-        frames = read_frames(clip.video, settings.max_frames, settings.frame_choice)
-        found["vision"] = encoders.vision.encode(frames)
-        if frames.damage:
-            damaged["vision"] = frames.damage
-    except Unreadable as error:
-        absent["vision"] = error.reason
-
-    try:
-        if (words := words_of_table(clip, settings)) is not None:
-            found["transcript"] = words
-        elif encoders.speech is None:
-            raise Unreadable("no transcript in the table")
-        elif sound is not None:
-            found["transcript"] = encoders.speech.transcribe(sound.samples)
-        else:
-            raise Unreadable(f"no transcript: {why_no_sound}")
-        found["tokens"], found["pooled"] = encoders.text.encode(found["transcript"])
-    except Unreadable as error:
-        absent["text"] = error.reason
-
-    return ClipFeatures(clip.clip_id, **found, absent=absent, damaged=damaged)
 
 
 def extract(
@@ -157,12 +108,15 @@ def extract(
             if todo := [*found.new, *found.changed]:
                 done = _encode_all(todo, encoders, store, place, processes, progress)
             remember(stamps, store)
-    absent, damaged = (_of(store.report(kind), manifest) for kind in ("absent", "damaged"))
+    absent, damaged, notes = (
+        _of(store.report(kind), manifest) for kind in ("absent", "damaged", "notes")
+    )
     return Report(
         done,
         len(manifest) - done,
         absent,
         damaged,
+        notes,
         time.perf_counter() - started,
         again,
         _transcripts(manifest, encoders, absent),
@@ -210,17 +164,6 @@ def _encode_all(
             "Run the same again to continue with these."
         )
     return len(todo)
-
-
-def _sound(clip: Clip) -> tuple[Audio | None, str]:
-    """(Audio, "") or (None, why not). The whole sound: the words after the audio encoder's 12 s
-    count too."""
-    try:
-        if (source := clip.audio or clip.video) is None:
-            raise Unreadable("no file")
-        return read_audio(source), ""
-    except Unreadable as error:
-        return None, error.reason
 
 
 def _of(report: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
@@ -290,4 +233,4 @@ def _work(clip: Clip) -> _Result:
     return _encode(clip, *_worker)
 
 
-__all__ = ["Report", "extract", "extract_clip"]
+__all__ = ["Report", "extract"]

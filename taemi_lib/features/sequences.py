@@ -38,12 +38,32 @@ class Sequence:
 
 
 @dataclass(frozen=True)
+class Word:
+    """One word as it was heard, from `start` to `end` s."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was heard: `text` is "" where there were no words, `language` is Whisper's abbreviation,
+    `words` is empty where the model gives no times."""
+
+    text: str
+    language: str
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True)
 class ClipFeatures:
     """One clip, encoded. A modality that is absent is None here and has its reason in `absent`.
 
     audio (T_a, hidden + 3), vision (T_v, D), tokens (T_t, D) and pooled (D,) of the transcript.
     `damaged` names modalities that are there but incomplete, with what happened (a truncated file,
-    for example).
+    for example); `notes` says what was chosen where a file left a choice (several sound tracks).
+    `language` and `words` are known of a transcript that was heard, not of a table's.
     """
 
     clip_id: str
@@ -54,6 +74,9 @@ class ClipFeatures:
     transcript: str | None = None
     absent: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    language: str | None = None
+    words: tuple[Word, ...] = ()
 
     def __post_init__(self):
         for modality, value in (

@@ -174,15 +174,17 @@ def identity(settings: profiles.Encoders) -> dict[str, str]:
     """What names the profile's encoders in a store, with every setting that changes their features;
     nothing is loaded. Raises EncoderError."""
     found = {role: source.identity for role, source in located(settings).items()}
+    heard = f", {settings.language}, no speech above {settings.no_speech:g}"
     speech = {
-        "whisper": "{speech}",
-        "auto": "the table's words, else {speech}",
+        "whisper": "{speech}" + heard,
+        "auto": "the table's words, else {speech}" + heard,
         "table": "the table's words",
     }
+    face = {"none": "", "largest": f", the largest face + {settings.face_margin:g}"}
     return {
         "audio": f"{found['audio']}, {settings.audio_seconds:g} s",
         "vision": f"{found['vision']}, {settings.vision_pooling}, "
-        f"{settings.frame_choice} {settings.max_frames} frames",
+        f"{settings.frame_choice} {settings.max_frames} frames{face[settings.face]}",
         "speech": speech[settings.transcripts].format(**found),
         "text": f"{found['text']}, {settings.text_pooling}, {settings.max_tokens} tokens",
     }

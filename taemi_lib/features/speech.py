@@ -21,6 +21,7 @@ from whisper.model import ModelDimensions
 from taemi_lib.data.media import SAMPLE_RATE, is_silent
 from taemi_lib.errors import EncoderError
 from taemi_lib.features.loading import loading
+from taemi_lib.features.sequences import Transcript
 from taemi_lib.features.sources import locate_speech
 
 _LANGUAGE = "en"  # the data's; automatic detection would guess anew for every clip
@@ -49,12 +50,12 @@ class SpeechToText:
         self.identity = place.identity
 
     @torch.inference_mode()
-    def transcribe(self, samples: np.ndarray) -> str:
+    def transcribe(self, samples: np.ndarray) -> Transcript:
         """samples (N,) float32 at 16 kHz, any length -> the words of all segments; "" where none
         were heard."""
         samples = np.ascontiguousarray(samples, np.float32)
         if is_silent(samples):
-            return ""
+            return Transcript("", _LANGUAGE)
         if self.model.dims.n_audio_ctx == _FULL_CONTEXT:
             # No text carried over between windows: it may send greedy decoding into a loop.
             result = self.model.transcribe(
@@ -67,7 +68,8 @@ class SpeechToText:
             texts = [segment["text"] for segment in result["segments"]]
         else:
             texts = self._windows(samples)
-        return " ".join(text.strip() for text in texts if text.strip())
+        text = " ".join(text.strip() for text in texts if text.strip())
+        return Transcript(text, _LANGUAGE)
 
     def _windows(self, samples: np.ndarray) -> list[str]:
         """Window by window: `whisper.transcribe` insists on 30 s, a smaller encoder has a shorter

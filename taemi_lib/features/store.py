@@ -19,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from taemi_lib.errors import StoreError
-from taemi_lib.features.sequences import ClipFeatures, Sequence
+from taemi_lib.features.sequences import ClipFeatures, Sequence, Word
 from taemi_lib.support import files
 from taemi_lib.support.differences import differences
 
-LAYOUT = 2  # raise when files written before can no longer be read
+LAYOUT = 3  # raise when files written before can no longer be read
 # field of ClipFeatures -> modality
 _SEQUENCES = {"audio": "audio", "vision": "vision", "tokens": "text"}
 
@@ -97,6 +97,9 @@ class Store:
             "transcript": features.transcript,
             "absent": features.absent,
             "damaged": features.damaged,
+            "notes": features.notes,
+            "language": features.language,
+            "words": [[word.text, word.start, word.end] for word in features.words],
             "identity": self.identity,
             "source": dict(source or {}),
         }
@@ -128,6 +131,9 @@ class Store:
             transcript=about["transcript"],
             absent=about["absent"],
             damaged=about["damaged"],
+            notes=about["notes"],
+            language=about["language"],
+            words=tuple(Word(*word) for word in about["words"]),
         )
 
     def shapes(self, clip_id: str) -> dict[str, tuple[int, int]]:
@@ -157,8 +163,8 @@ class Store:
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
     def report(self, kind: str = "absent") -> pd.DataFrame:
-        """Every absent (or "damaged": there, but incomplete) modality: columns clip_id, modality,
-        reason."""
+        """Every absent (or "damaged": there, but incomplete; or "notes": a choice was made)
+        modality: columns clip_id, modality, reason."""
         rows = []
         for clip_id in self.clip_ids():
             about, file = self._open(clip_id)

@@ -49,7 +49,7 @@ def r_squared(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def check_speech(encoder, held_out: list[Utterance]) -> dict[str, float]:
     """{"word error rate"} on whole held-out utterances."""
-    heard = [encoder.transcribe(item.waveform) for item in held_out]
+    heard = [encoder.transcribe(item.waveform).text for item in held_out]
     return {"word error rate": word_error_rate([item.latents.sentence for item in held_out], heard)}
 
 

@@ -1,0 +1,84 @@
+"""One clip, decoded and encoded: what a file gives becomes features, what it does not give is a
+reason."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from taemi_lib.data.manifest import Clip
+from taemi_lib.data.media import (
+    SAMPLE_RATE,
+    Audio,
+    Unreadable,
+    is_silent,
+    read_audio,
+    read_frames,
+)
+from taemi_lib.features.changes import words_of_table
+from taemi_lib.features.sequences import ClipFeatures
+
+if TYPE_CHECKING:
+    from taemi_lib.features.encoders import Encoders
+
+
+def extract_clip(clip: Clip, encoders: Encoders) -> ClipFeatures:
+    """Decode and encode one clip. A modality that a file does not give is absent, with its reason;
+    the others are encoded all the same."""
+    absent: dict[str, str] = {}
+    damaged: dict[str, str] = {}
+    notes: dict[str, str] = {}
+    settings = encoders.settings
+    found: dict = {"transcript": None}
+
+    sound, why_no_sound = _sound(clip)
+    try:
+        if sound is None:
+            raise Unreadable(why_no_sound)
+        if is_silent(sound.samples[: round(settings.audio_seconds * SAMPLE_RATE)]):
+            raise Unreadable(f"silent audio in the first {settings.audio_seconds:g} s")
+        found["audio"] = encoders.audio.encode(sound.samples)
+        if sound.damage:
+            damaged["audio"] = sound.damage
+        if sound.note:
+            notes["audio"] = sound.note
+    except Unreadable as error:
+        absent["audio"] = error.reason
+
+    try:
+        if clip.video is None:
+            raise Unreadable("no video file")
+        frames = read_frames(clip.video, settings.max_frames, settings.frame_choice)
+        found["vision"] = encoders.vision.encode(frames)
+        if frames.damage:
+            damaged["vision"] = frames.damage
+        if frames.note:
+            notes["vision"] = frames.note
+    except Unreadable as error:
+        absent["vision"] = error.reason
+
+    try:
+        if (words := words_of_table(clip, settings)) is not None:
+            found["transcript"] = words
+        elif encoders.speech is None:
+            raise Unreadable("no transcript in the table")
+        elif sound is not None:
+            heard = encoders.speech.transcribe(sound.samples)
+            found |= {"transcript": heard.text, "language": heard.language, "words": heard.words}
+        else:
+            raise Unreadable(f"no transcript: {why_no_sound}")
+        found["tokens"], found["pooled"] = encoders.text.encode(found["transcript"])
+    except Unreadable as error:
+        absent["text"] = error.reason
+
+    return ClipFeatures(clip.clip_id, **found, absent=absent, damaged=damaged, notes=notes)
+
+
+def _sound(clip: Clip) -> tuple[Audio | None, str]:
+    """(Audio, "") or (None, why not). The whole sound: the words after the audio encoder's 12 s
+    count too."""
+    try:
+        if (source := clip.audio or clip.video) is None:
+            raise Unreadable("no file")
+        return read_audio(source), ""
+    except Unreadable as error:
+        return None, error.reason
