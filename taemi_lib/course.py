@@ -151,9 +151,8 @@ def prepare_kernels() -> None:
 
 
 class KernelManager(AsyncKernelManager):
-    """Ends a kernel by asking it to end. The usual one interrupts it first, and a kernel that is
-    idle by then prints that as an error. A kernel that is busy (after Ctrl-C) may outlive this:
-    seen once, open."""
+    """Ends a kernel by asking it to end, and after 2.5 s by a signal. The usual one interrupts it
+    first, and a kernel that is idle by then prints that as an error."""
 
     async def _async_interrupt_kernel(self) -> None:
         if not self.shutting_down:
@@ -189,7 +188,8 @@ def execute(path: Path, output: Path, parameters: dict[str, object]) -> float:
     Returns the seconds it took. Raises CourseError with the notebook and what it refused, or the
     cell and its traceback.
     """
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    # what it logs (a kernel that died), it raises, too, and that is what is said here
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     prepare_kernels()
     output.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -216,6 +216,10 @@ def execute(path: Path, output: Path, parameters: dict[str, object]) -> float:
             f"{path.stem} stopped in cell [{error.exec_count}]:\n\n{error.source}\n\n{trace}\n\n"
             f"The notebook as far as it came: {shown(output)}"
         ) from None
+    except KeyboardInterrupt:
+        # the cell's reply never comes: the loop that waited for it would say so at the very end
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise
     except DeadKernelError:
         raise CourseError(
             f"{path.stem}: its kernel died (often: out of memory); see {shown(output)}"

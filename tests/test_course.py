@@ -1,9 +1,12 @@
 """The course runner and the command line, on notebooks small enough to write here."""
 
 import json
+import os
 import platform
 import signal
+import subprocess
 import sys
+import time
 
 import jupyter_client.manager
 import nbformat
@@ -268,6 +271,31 @@ def test_tidying_keeps_what_outputs_say_about_themselves(tmp_path):
     (tidied,) = nbformat.read(tmp_path / "one.ipynb", 4).cells
     assert tidied.outputs[0].metadata == {"image/png": {"alt": "a curve"}}
     assert tidied.metadata == {}
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_kernel_too_and_says_in_one_line_how_to_continue(tmp_path):
+    sleeps = "import os, pathlib, time\npathlib.Path('at_work').write_text(str(os.getpid()))"
+    write_notebook(tmp_path / "03_first.ipynb", f"{sleeps}\ntime.sleep(3600)")
+    code = (
+        # what a shell starts in the background ignores Ctrl-C, and so does all that it starts
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "import sys; from pathlib import Path; from taemi_lib import cli, course; "
+        "course.run.__kwdefaults__['notebooks'] = Path(sys.argv[1]); "
+        "sys.exit(cli.main(['run', '--data-root', sys.argv[2], '--runs-root', sys.argv[2]]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "runs")]
+    with subprocess.Popen(command, cwd=profiles.ROOT, stderr=subprocess.PIPE, text=True) as started:
+        marker = tmp_path / "at_work"
+        while not (marker.exists() and marker.read_text()):
+            assert started.poll() is None, started.stderr.read()
+            time.sleep(0.05)
+        started.send_signal(signal.SIGINT)
+        said = started.communicate(timeout=120)[1]
+    assert started.returncode == 130
+    assert said.strip() == "taemi: stopped; the same command continues from here"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(marker.read_text()), 0)
 
 
 @pytest.mark.slow
