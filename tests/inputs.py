@@ -2,6 +2,7 @@
 formats."""
 
 import json
+import struct
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -210,3 +211,79 @@ def encoder_settings(folder, **changes):
         "text": text_folder(folder / "text"),
     }
     return Encoders(**{role: str(path) for role, path in made.items()}, **changes)
+
+
+def write_sound(path, pieces, codec="pcm_f32le", layout=None, tracks=None):
+    """A file with sound alone; pieces: [(start in s, samples (C, N), rate in Hz)], of one rate and
+    layout: what lies between them is missing from the stream. tracks: {number: disposition} of
+    several tracks, each with the pieces of its number."""
+    tracks = tracks or {0: None}
+    pieces = pieces if isinstance(pieces, dict) else {0: pieces}
+    options = {"write_xing": "0", "id3v2_version": "0"} if Path(path).suffix == ".mp3" else {}
+    with av.open(str(path), "w", options=options) as container:
+        streams = {}
+        for number, disposition in tracks.items():
+            _, samples, rate = pieces[number][0]
+            named = layout or {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}[len(samples)]
+            streams[number] = container.add_stream(codec, rate=rate, layout=named)
+            if disposition is not None:
+                streams[number].disposition = disposition
+        for number, stream in streams.items():
+            samples = np.concatenate([piece for _, piece, _ in pieces[number]], axis=1)
+            packed = np.ascontiguousarray(samples.T.reshape(1, -1), np.float32)
+            converted = av.AudioResampler(stream.format, stream.layout, stream.rate)
+            packets, width = [], 960 * len(samples)
+            for at in range(0, packed.shape[1], width):
+                frame = av.AudioFrame.from_ndarray(
+                    packed[:, at : at + width], format="flt", layout=stream.layout
+                )
+                frame.sample_rate, frame.time_base = stream.rate, Fraction(1, stream.rate)
+                frame.pts = at // len(samples)
+                for ready in converted.resample(frame):
+                    packets += stream.encode(ready)
+            for packet in [*packets, *stream.encode(None)]:
+                shift = _shift(pieces[number], float(packet.pts * packet.time_base))
+                packet.pts += round(shift / packet.time_base)
+                packet.dts = packet.pts
+                container.mux(packet)
+    return Path(path)
+
+
+def _shift(pieces, time):
+    """How much later than in an unbroken stream the sound at `time` s begins."""
+    at, shift = 0.0, 0.0
+    for start, samples, rate in pieces:
+        if time >= at - 1e-6:
+            shift = start - at
+        at += samples.shape[1] / rate
+    return shift
+
+
+def set_matrix(path, matrix):
+    """Write the display matrix (a, b, c, d), in halves of the circle's axes, into an MP4's first
+    track: what a phone does instead of turning the pixels."""
+    data = bytearray(Path(path).read_bytes())
+    track = data.index(b"tkhd")
+    at = track + 4 + (40 if data[track + 4] == 0 else 52)
+    a, b, c, d = (round(value * 65536) for value in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    Path(path).write_bytes(data)
+    return Path(path)
+
+
+def write_pictures(path, images, times, options=None, pixel=None, rate=1000):
+    """An MP4 (or what the path's ending says) of these images (T, H, W, 3) at these times (s)."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "1", **(options or {})})
+        stream.height, stream.width = images.shape[1:3]
+        stream.pix_fmt = "yuv444p"
+        stream.codec_context.thread_count = 1
+        stream.codec_context.time_base = Fraction(1, 1000)
+        if pixel is not None:
+            stream.codec_context.sample_aspect_ratio = pixel
+        for image, time in zip(images, times):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return Path(path)

@@ -62,7 +62,7 @@ def test_frames_are_the_first_ones_or_uniform_over_the_clip(tmp_path):
 
 
 def test_large_frames_are_scaled_down(tmp_path, monkeypatch):
-    monkeypatch.setattr(media, "LONGEST_SIDE", 16)
+    monkeypatch.setattr(media.picture, "LONGEST_SIDE", 16)
     assert read_frames(write_clip(tmp_path / "v.mp4")).images.shape == (10, 16, 16, 3)
 
 

@@ -1,0 +1,148 @@
+"""The picture of a file: RGB frames as a player shows them, with their times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from taemi_lib.data.media.container import LONGEST, Decoder, Unreadable, choose, opened
+
+LONGEST_SIDE = 512  # pixels; encoders see 224 at most, and 400 frames of full HD would take 2.5 GB
+_PIXEL_SHAPES = (Fraction(1, 4), Fraction(4))  # width : height; what lies outside is no camera's
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Pictures: images (T, H, W, 3) uint8 RGB, times (T,) float32 in s; `damage` and `note` as in
+    Audio."""
+
+    images: np.ndarray
+    times: np.ndarray
+    damage: str = ""
+    note: str = ""
+
+
+def read_frames(path: str | Path, maximum: int = 400, choice: str = "first") -> Frames:
+    """At most `maximum` frames: the "first" ones, or "uniform" over the time of the clip. Times are
+    the frames' own, in s.
+
+    Frames are turned and mirrored as the file says, their pixels made square, and what is larger
+    than LONGEST_SIDE is scaled down as it comes. Raises Unreadable, and ValueError for another
+    choice.
+    """
+    if choice not in ("first", "uniform"):
+        raise ValueError(f"frame choice is {choice!r}, expected 'first' or 'uniform'")
+    targets = _evenly(path, maximum) if choice == "uniform" else None
+    images: list[np.ndarray] = []
+    times: list[float] = []
+    misplaced = 0
+    with opened(path) as container:
+        stream, note = choose(container, "video")
+        decoder = Decoder(container, stream)
+        wanted = _Wanted(maximum, targets)
+        for frame in decoder:
+            time = decoder.time(frame)
+            if times and not times[-1] < time < times[-1] + LONGEST:
+                misplaced += 1
+                continue
+            if not wanted.takes(time):
+                if wanted.done:
+                    break
+                continue
+            # all frames in the size of the first, even if the stream changes it midway
+            if not images:
+                size = _size(frame, stream.sample_aspect_ratio)
+                matrix = _matrix(frame)
+            picture = frame.reformat(*size, format="rgb24", interpolation="AREA").to_ndarray()
+            images.append(_as_shown(picture, matrix))
+            times.append(time)
+        damage = decoder.damage(wanted.done)
+    if misplaced:
+        left_out = f"{misplaced} frames with impossible times are left out"
+        damage = "; ".join(filter(None, [damage, left_out]))
+    if not images:
+        raise Unreadable(damage or "no frames in the video track")
+    return Frames(np.stack(images), np.asarray(times, np.float32), damage, note)
+
+
+class _Wanted:
+    """Which frames are kept, asked one after the other: the first ones, or those at `targets` s."""
+
+    def __init__(self, maximum: int, targets: list[float] | None):
+        self._left, self._targets = maximum, targets
+        self.done = False  # no frame after this one is wanted
+
+    def takes(self, time: float) -> bool:
+        if self._targets is None:
+            self.done = self._left <= 0
+            self._left -= 1
+            return not self.done
+        self.done = not self._targets
+        if self.done or time < self._targets[0]:
+            return False
+        while self._targets and self._targets[0] <= time:
+            self._targets.pop(0)
+        return True
+
+
+def _evenly(path: str | Path, maximum: int) -> list[float]:
+    """Times, in s, of frames evenly spread over the time of the clip; reading the packets' time
+    stamps is quick, as nothing is decoded."""
+    with opened(path) as container:
+        stream, _ = choose(container, "video")
+        decoder = Decoder(container, stream)
+        times = np.array(sorted(_stamps(container, stream, decoder)))
+    if len(times) <= maximum:
+        return times.tolist()
+    goals = np.linspace(times[0], times[-1], maximum)
+    right = np.searchsorted(times, goals).clip(1, len(times) - 1)
+    left = goals - times[right - 1] <= times[right] - goals
+    # two goals may share a frame where frames are rare: it is taken once
+    return np.unique(times[right - left]).tolist()
+
+
+def _stamps(container, stream, decoder: Decoder) -> Iterator[float]:
+    try:
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:
+                yield decoder.time(packet)
+                decoder.end = decoder.time(packet) + decoder.frame_seconds
+    except av.FFmpegError as error:
+        raise Unreadable(f"damaged: {error.strerror}") from error
+
+
+def _size(frame: av.VideoFrame, pixel: Fraction | None) -> tuple[int, int]:
+    """(width, height) of the frame with square pixels, the longer side at most LONGEST_SIDE."""
+    width, height = float(frame.width), float(frame.height)
+    if pixel and _PIXEL_SHAPES[0] <= pixel <= _PIXEL_SHAPES[1]:
+        width *= float(pixel)
+    scale = min(1.0, LONGEST_SIDE / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """(a, b, c, d) of the file's display matrix: a pixel at (x, y) is shown at (a x + c y,
+    b x + d y)."""
+    found: Any = frame.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d, *_ = np.frombuffer(bytes(found), np.int32).tolist()
+    return a, b, c, d
+
+
+def _as_shown(picture: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """(H, W, 3) turned and mirrored, by the nearest of the eight ways in which this keeps the
+    pixels' grid."""
+    a, b, c, d = matrix
+    if abs(b) + abs(c) > abs(a) + abs(d):  # rows become columns
+        picture, across, down = picture.swapaxes(0, 1), c, b
+    else:
+        across, down = a, d
+    picture = picture[::-1] if down < 0 else picture
+    return np.ascontiguousarray(picture[:, ::-1] if across < 0 else picture)
