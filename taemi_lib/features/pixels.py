@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers import AutoImageProcessor
+from transformers import AutoConfig, AutoImageProcessor
 
 from taemi_lib.errors import EncoderError
 from taemi_lib.features.sources import Source
@@ -32,14 +32,17 @@ class Preprocessing:
 
     def __init__(self, place: Source, device: torch.device):
         self.device = device
-        # neither code of the model's folder nor torchvision, which not every torch here can load
+        common = {"revision": place.revision, "trust_remote_code": False}
         self.processor = AutoImageProcessor.from_pretrained(
-            place.where, revision=place.revision, backend="pil", trust_remote_code=False
+            place.where,
+            config=AutoConfig.from_pretrained(place.where, **common),  # for names of old files
+            backend="pil",  # torchvision is not everywhere, and rounds otherwise
+            **common,
         )
         raw, _ = self.processor.get_image_processor_dict(place.where, revision=place.revision)
         self._refuse_what_is_passed_over(raw)
         for size in TRIALS:
-            self._check(noise(2, size))
+            self._check(size)
         self._quick = self._quick_way()
 
     def __call__(self, images: np.ndarray) -> torch.Tensor:
@@ -53,12 +56,16 @@ class Preprocessing:
 
     def _processed(self, images: np.ndarray):
         # told where the channels are: of a picture three pixels high it would guess wrong
-        return self.processor(
-            list(images), return_tensors="np", input_data_format="channels_last"
-        )
+        return self.processor(list(images), return_tensors="np", input_data_format="channels_last")
 
     def _refuse_what_is_passed_over(self, raw: dict) -> None:
-        name, known = type(self.processor).__name__, self.processor.valid_kwargs.__annotations__
+        name, known = self._name(), self.processor.valid_kwargs.__annotations__
+        asked = raw.get("image_processor_type") or raw.get("feature_extractor_type") or name
+        if asked.removesuffix("Fast").replace("FeatureExtractor", "ImageProcessor") != name:
+            raise EncoderError(
+                f"its {SETTINGS} has image_processor_type = {asked!r}, for which transformers "
+                f"offers {name} only"
+            )
         for key, value in raw.items():
             if key.startswith("do_") and value and key not in known:
                 raise EncoderError(
@@ -70,20 +77,29 @@ class Preprocessing:
                 "0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic, 4 box, 5 Hamming"
             )
 
-    def _check(self, images: np.ndarray) -> None:
-        found = self._processed(images)
-        shape = np.shape(found["pixel_values"]) if "pixel_values" in found else None
-        if set(found) != {"pixel_values"} or len(shape) != 4 or len(shape) and shape[0] != 2:
+    def _check(self, size: tuple[int, int]) -> None:
+        try:
+            found = self._processed(noise(2, size))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            given = {key: value for key, value in self.processor.to_dict().items() if "size" in key}
             raise EncoderError(
-                f"{type(self.processor).__name__} of its {SETTINGS} gives "
-                f"{', '.join(f'{key} {np.shape(value)}' for key, value in found.items())} for two "
-                "pictures, expected pixel_values (2, 3, height, width) alone"
+                f"{self._name()} cannot follow its {SETTINGS} ({given}): {error}"
+            ) from error
+        shapes = {key: np.shape(value) for key, value in found.items()}
+        if [*shapes] != ["pixel_values"] or len(shapes["pixel_values"]) != 4:
+            raise EncoderError(
+                f"{self._name()} of its {SETTINGS} makes {shapes} of two frames, expected "
+                "pixel_values of (2, 3, height, width) alone"
             )
 
+    def _name(self) -> str:
+        return type(self.processor).__name__.removesuffix("Pil")
+
     def _quick_way(self) -> Callable[[np.ndarray], torch.Tensor] | None:
-        """The same in a few steps of torch, six times faster, where the processor only resizes to
-        one size, rescales and normalises. Tried, not read from the settings: None where the
-        pictures differ from the processor's by more than rounding."""
+        """The same in torch, which rounds once where PIL does after each axis (as transformers with
+        torchvision does, too): stored features were made this way, and stay as they are. Where the
+        processor does more than resizing to one size, rescaling and normalising, the pictures
+        differ by more than a grey level: None, found by trying, not by reading its settings."""
         about = self.processor
         size, mode = about.size, _QUICK.get(about.resample)
         if not (size and size.height and size.width and mode and about.image_mean):

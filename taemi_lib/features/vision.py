@@ -3,9 +3,11 @@ token or the mean of its patches."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 
 from taemi_lib.data.media import Frames
 from taemi_lib.errors import EncoderError
@@ -43,7 +45,7 @@ class VisionEncoder:
         place = locate(source, "vision")
         self.identity = place.identity
         with loading(source, "vision"):
-            self.model = _load(place, source).to(self.device).eval()
+            self.model: Any = _load(place, source).to(self.device).eval()
             try:
                 self._first, self._has_cls = _before_patches(self.model)
                 self._prepare = Preprocessing(place, self.device)
@@ -119,6 +121,10 @@ def _load(place: Source, source: str) -> nn.Module:
     config = AutoConfig.from_pretrained(where, **common)
     # a model of pictures and texts: its picture half
     config = getattr(config, "vision_config", config)
+    if type(config) not in MODEL_MAPPING:
+        raise EncoderError(
+            f"vision encoder {source!r}: transformers loads no {config.model_type} by itself"
+        )
     if hasattr(config, "mask_ratio"):  # masked autoencoders mask at random in evaluation mode, too
         config.mask_ratio = 0.0
     model, info = AutoModel.from_pretrained(
@@ -152,7 +158,7 @@ def _grids(config, shape: torch.Size) -> set[int]:
     return found
 
 
-def _own_order(model: nn.Module, count: int) -> dict[str, torch.Tensor]:
+def _own_order(model: Any, count: int) -> dict[str, torch.Tensor]:
     """ViTMAE also shuffles its patches, by `noise`: with rising numbers they stay as they are."""
     if getattr(model.config, "model_type", "") != "vit_mae":
         return {}
