@@ -19,7 +19,7 @@ from taemi_lib.features.sources import Source
 SETTINGS = "preprocessor_config.json"
 # (height, width) of pictures that settings are tried on: lying, standing, smaller than any model's
 TRIALS = ((97, 131), (131, 97), (13, 11))
-_QUICK = {2: "bilinear", 3: "bicubic"}  # PIL's numbers -> torch's names
+_BILINEAR = 2  # PIL's number
 _GREY_LEVELS = 1.05  # PIL rounds after each axis, torch once: one grey level and the arithmetic
 
 
@@ -101,8 +101,8 @@ class Preprocessing:
         processor does more than resizing to one size, rescaling and normalising, the pictures
         differ by more than a grey level: None, found by trying, not by reading its settings."""
         about = self.processor
-        size, mode = about.size, _QUICK.get(about.resample)
-        if not (size and size.height and size.width and mode and about.image_mean):
+        size, plain = about.size, about.image_mean and about.image_std
+        if not (plain and size.height and size.width and about.resample == _BILINEAR):
             return None
         target, scale = (size.height, size.width), about.rescale_factor
         mean, std = (
@@ -113,7 +113,7 @@ class Preprocessing:
         def quick(images: np.ndarray) -> torch.Tensor:
             pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
             if pixels.shape[-2:] != target:
-                resized = functional.interpolate(pixels, target, mode=mode, antialias=True)
+                resized = functional.interpolate(pixels, target, mode="bilinear", antialias=True)
                 pixels = resized.round().clamp(0, 255)
             return (pixels * scale - mean) / std
 

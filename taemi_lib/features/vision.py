@@ -62,8 +62,9 @@ class VisionEncoder:
         ]
         return Sequence(torch.cat(pooled).cpu().numpy(), frames.times)
 
-    def _hidden(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(t, 3, h, w) -> (t, tokens, D), or (t, D, rows, columns) of a convolutional network."""
+    def _hidden(self, pixels: torch.Tensor) -> Any:
+        """(t, 3, h, w) -> (t, tokens, D), or (t, D, rows, columns) of a convolutional network; None
+        of a model that has no such thing."""
         output = self.model(pixel_values=pixels, **_own_order(self.model, len(pixels)))
         return getattr(output, "last_hidden_state", None)
 
@@ -80,7 +81,7 @@ class VisionEncoder:
         for size in TRIALS:
             pixels = self._prepare(noise(2, size))
             try:
-                hidden, again = self._hidden(pixels), self._hidden(pixels)
+                hidden, repeated = self._hidden(pixels), self._hidden(pixels)
             except (ValueError, RuntimeError, TypeError, IndexError) as error:
                 raise EncoderError(
                     f"its {SETTINGS} makes pixel values {tuple(pixels.shape)} of two frames of "
@@ -88,31 +89,30 @@ class VisionEncoder:
                     "in any size, so do_resize, size and do_center_crop have to lead to the model's"
                 ) from error
             self._check(pixels, hidden)
-            values, repeated = self._pool(hidden), self._pool(again)
+            values, again = self._pool(hidden), self._pool(repeated)
             if not torch.isfinite(values).all():
                 raise EncoderError("its features are not finite numbers")
-            if (values - repeated).abs().max() > _SAME * values.std():
+            if (values - again).abs().max() > _SAME * values.std():
                 raise EncoderError(
                     "it gives other features each time it sees the same frames (a part of it draws "
                     "random numbers); use another model"
                 )
         return values.shape[1]
 
-    def _check(self, pixels: torch.Tensor, hidden: torch.Tensor) -> None:
+    def _check(self, pixels: torch.Tensor, hidden: Any) -> None:
         """That the tokens are those that pooling takes them for."""
-        flat = isinstance(hidden, torch.Tensor) and hidden.ndim == 3
-        if self.pooling == "cls" and not (flat and self._has_cls):
+        name, axes = type(self.model).__name__, getattr(hidden, "ndim", 0)
+        if axes not in (3, 4):
+            raise EncoderError(f"a {name} gives no hidden states of pictures")
+        if self.pooling == "cls" and not (axes == 3 and self._has_cls):
             raise EncoderError(
-                f"a {type(self.model).__name__} has no CLS token; use the mean of its patches: "
+                f"a {name} has no CLS token; use the mean of its patches: "
                 "--set encoders.vision_pooling=mean"
             )
-        if not flat and not (isinstance(hidden, torch.Tensor) and hidden.ndim == 4):
-            raise EncoderError(f"a {type(self.model).__name__} gives no hidden states of pictures")
-        if flat and hidden.shape[1] - self._first not in _grids(self.model.config, pixels.shape):
+        if axes == 3 and hidden.shape[1] - self._first not in _grids(self.model.config, pixels):
             raise EncoderError(
-                f"a {type(self.model).__name__} gives {hidden.shape[1]} tokens for "
-                f"{pixels.shape[2]} x {pixels.shape[3]} pixels; which of them are patches is not "
-                "known here"
+                f"a {name} gives {hidden.shape[1]} tokens for {pixels.shape[2]} x "
+                f"{pixels.shape[3]} pixels; which of them are patches is not known here"
             )
 
 
@@ -145,12 +145,12 @@ def _before_patches(model: nn.Module) -> tuple[int, bool]:
     return sum(counts.values()), any(name in counts for name in _CLS)
 
 
-def _grids(config, shape: torch.Size) -> set[int]:
-    """Numbers of patches that pictures of this shape (t, 3, h, w) can have: networks halve their
-    grid from stage to stage, and round up or down."""
+def _grids(config: Any, pixels: torch.Tensor) -> set[int]:
+    """How many patches pictures (t, 3, h, w) can have: some networks halve their grid from stage to
+    stage, and round up or down."""
     patch = getattr(config, "patch_size", 1)
     steps = patch if isinstance(patch, (list, tuple)) else (patch, patch)
-    height, width = shape[2:]
+    height, width = pixels.shape[2:]
     found = set()
     for halvings in range(8):
         down, across = (step * 2**halvings for step in steps[-2:])
