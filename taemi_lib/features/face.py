@@ -23,12 +23,13 @@ from taemi_lib.data.media import Frames, Unreadable
 from taemi_lib.errors import EncoderError
 
 _WEIGHTS = "face_detection_yunet_2023mar.onnx"
-_LONGEST = 320  # pixels, of the pictures that are searched: faces from 10 to 300 are found there
+_LONGEST = 320  # pixels, of the pictures that are searched: faces up to 300 are found there
+_SMALLEST = 10  # pixels there, of a face
 _SURE = 0.8  # the least score of a face, of 1
 _APART = 0.08  # s, at least between two frames that are searched: between them, boxes are joined
 _SAME = 0.3  # the least overlap of one face in two frames, as a share of what both cover
 _LOST = 1.0  # s without a face after which another track begins
-_SMOOTH = 0.15  # s, standard deviation of the bell over which a box is averaged
+_SMOOTH = 0.15  # s, standard deviation of the bell of the neighbours that smooth a box
 
 
 @dataclass
@@ -113,21 +114,24 @@ def _faces(image: np.ndarray) -> np.ndarray:
     cv2, detector = _opencv(), _detector()
     height, width = image.shape[:2]
     scale = min(1.0, _LONGEST / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    size = (round(width * scale), round(height * scale))
+    if min(size) < _SMALLEST:  # the network's answers for such pictures mean nothing
+        return np.empty((0, 3))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     detector.setInputSize(size)
     rows = detector.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1]
     if rows is None:
         return np.empty((0, 3))
     x, y, w, h = (rows[:, :4].astype(np.float64) / scale).T
-    return np.stack([x + w / 2, y + h / 2, np.maximum(w, h)], axis=1)
+    boxes = np.stack([x + w / 2, y + h / 2, np.maximum(w, h)], axis=1)
+    return boxes[boxes[:, 2] * scale >= _SMALLEST]
 
 
 def _spread(times: np.ndarray) -> list[int]:
     """Indices of the frames that are searched: the first, and the next ones not too near."""
     chosen = [0]
     for index in range(1, len(times)):
-        if abs(times[index] - times[chosen[-1]]) >= _APART:
+        if abs(times[index] - times[chosen[-1]]) >= _APART - 1e-3:
             chosen.append(index)
     return chosen
 
@@ -142,16 +146,15 @@ def _tracks(found: dict[int, np.ndarray], times: np.ndarray) -> list[_Track]:
     # frames that are chosen over a whole clip may be seconds apart
     lost = max(_LOST, 3 * float(np.median(np.diff(times[[*found]]))) if len(found) > 1 else 0.0)
     for index, boxes in found.items():
-        free = [t for t in tracks if times[index] - times[t.frames[-1]] <= lost]
-        pairs = [(_overlap(t.boxes[-1], box), t, box) for t in free for box in boxes]
-        left = list(boxes)
-        for overlap, track, box in sorted(pairs, key=lambda pair: -pair[0]):
-            if overlap < _SAME or track.frames[-1] == index or not any(box is b for b in left):
-                continue
-            track.frames.append(index)
-            track.boxes.append(box)
-            left = [b for b in left if b is not box]
-        tracks += [_Track([index], [box]) for box in left]
+        recent = [t for t in tracks if times[index] - times[t.frames[-1]] <= lost]
+        left = set(range(len(boxes)))
+        pairs = [(_overlap(t.boxes[-1], boxes[one]), one, t) for one in left for t in recent]
+        for overlap, one, track in sorted(pairs, key=lambda pair: -pair[0]):
+            if overlap >= _SAME and one in left and track.frames[-1] != index:
+                track.frames.append(index)
+                track.boxes.append(boxes[one])
+                left.remove(one)
+        tracks += [_Track([index], [boxes[one]]) for one in sorted(left)]
     return tracks
 
 
@@ -178,12 +181,21 @@ def _path(person: list[_Track], times: np.ndarray) -> np.ndarray:
     found, away = [], []
     for track in person:
         at = times[track.frames].astype(np.float64)
-        near = np.exp(-0.5 * ((at[:, None] - at) / _SMOOTH) ** 2)
-        smooth = near @ np.stack(track.boxes) / near.sum(axis=1, keepdims=True)
+        smooth = _smooth(np.stack(track.boxes), at)
         found.append(np.stack([np.interp(times, at, column) for column in smooth.T], axis=1))
         away.append(np.maximum(at[0] - times, times - at[-1]).clip(min=0))
     nearest = np.argmin(away, axis=0)
     return np.stack(found)[nearest, np.arange(len(times))]
+
+
+def _smooth(boxes: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Each box (n, 3) from the line through its neighbours in time, the near ones counting most: a
+    mean would stay behind at both ends of a movement."""
+    lag = at - at[:, None]
+    near = np.exp(-0.5 * (lag / _SMOOTH) ** 2)
+    first, second = (np.sum(near * lag**power, axis=1, keepdims=True) for power in (1, 2))
+    weights = near * (second + 1e-6 - first * lag)  # of a box that is alone: 1
+    return weights @ boxes / weights.sum(axis=1, keepdims=True)
 
 
 # --------------------------------------------------------------------------------------------------
