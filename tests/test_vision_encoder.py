@@ -166,6 +166,7 @@ def test_older_names_of_a_processor_mean_the_same(tmp_path, name):
         ({"size": {"shortest_edge": 32}}, "do_center_crop"),
         ({"size": {"wide": 3}}, "size"),
         ({"do_center_crop": True}, "crop_size"),
+        ({"size": {"height": 32, "width": 10**6}}, "size = .*1000000.*more than 4096"),
         ({"image_mean": [0.5, 0.5]}, "mean"),
         ({"image_mean": None}, "image_mean"),
         ({"size": 24, "do_pad": True, "pad_size": {"height": 8, "width": 8}}, "pad_size"),

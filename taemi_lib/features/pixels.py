@@ -19,6 +19,7 @@ from taemi_lib.features.sources import Source
 SETTINGS = "preprocessor_config.json"
 # (height, width) of pictures that settings are tried on: lying, standing, smaller than any model's
 TRIALS = ((97, 131), (131, 97), (13, 11))
+_LARGEST = 4096  # pixels a side: before memory is taken for what a file asks
 _BILINEAR = 2  # PIL's number
 _GREY_LEVELS = 1.05  # PIL rounds after each axis, torch once: one grey level and the arithmetic
 
@@ -71,6 +72,10 @@ class Preprocessing:
                 raise EncoderError(
                     f"its {SETTINGS} has {key} = {value!r}, which {name} of transformers ignores"
                 )
+        for key in ("size", "crop_size", "pad_size"):
+            asked = dict(getattr(self.processor, key, None) or {})
+            if any(pixels and pixels > _LARGEST for pixels in asked.values()):
+                raise EncoderError(f"its {SETTINGS} has {key} = {asked}, more than {_LARGEST}")
         if not (raw.get("resample") is None or raw["resample"] in range(6)):
             raise EncoderError(
                 f"its {SETTINGS} has resample = {raw['resample']!r}, expected a number of PIL: "
