@@ -151,6 +151,18 @@ def test_a_cat_is_nobody():
         face.largest(film(data.chelsea()))
 
 
+def test_faces_of_the_size_of_a_thumb_are_told_from_other_things():
+    """200 grey pictures of 25 x 25 pixels, here enlarged: first 100 faces, then 100 backgrounds."""
+    found = []
+    for small in data.lfw_subset():
+        grey = Image.fromarray((small * 255).astype(np.uint8)).resize((60, 60))
+        canvas = np.full((100, 100, 3), 128, np.uint8)
+        canvas[20:80, 20:80] = np.asarray(grey)[..., None]
+        found.append(len(face._faces(canvas)) > 0)
+    assert sum(found[:100]) >= 85 and sum(found[100:]) == 0
+    print(f"found: {sum(found[:100])} of 100 faces")
+
+
 def test_the_same_frames_give_the_same_crops():
     frames = film(*[picture((10 + 3 * i, 20, 190)) for i in range(6)])
     first = face.largest(frames).images
