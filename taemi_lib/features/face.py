@@ -51,8 +51,8 @@ def largest(frames: Frames, margin: float = 0.3) -> Frames:
 
     One person is followed: of several faces the one that fills most of the picture over the whole
     clip. `margin` is added on each side, as a share of the face's longer side; the square stays
-    inside the picture, and its path is smooth. Where no face is found, the nearest box in time is
-    used, and `note` says in how many frames. Raises Unreadable when no frame has a face,
+    inside the picture, and its path is smooth. Where no face is found, the frames around give its
+    place, and `note` says in how many frames. Raises Unreadable when no frame has a face,
     EncoderError when the detector is not installed.
     """
     searched = _spread(frames.times)
