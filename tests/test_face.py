@@ -186,6 +186,16 @@ def test_frames_seconds_apart_are_followed_too(taken):
         np.testing.assert_allclose(centre(square), right[:2], atol=6)
 
 
+def test_it_is_one_person_even_if_another_is_sometimes_larger(taken):
+    one = (0, 20, 150)
+    pictures = [picture(one, (160, 20, 135 if index % 2 else 158)) for index in range(8)]
+    for rate in (10.0, 0.5):  # frames may be seconds apart
+        taken.clear()
+        face.largest(film(*pictures, rate=rate), 0.1)
+        for square in taken:
+            np.testing.assert_allclose(centre(square), where(*one)[:2], atol=6)
+
+
 def test_without_the_detector_it_is_said_how_to_get_it_when_encoders_are_loaded(
     tmp_path, monkeypatch
 ):
