@@ -16,17 +16,15 @@ from inputs import (
     speech_folder,
     text_folder,
     tone,
-    vision_folder,
 )
 
 from taemi_lib import profiles
-from taemi_lib.data.media import Frames, Unreadable, read_audio
+from taemi_lib.data.media import Unreadable, read_audio
 from taemi_lib.errors import EncoderError
 from taemi_lib.features import identity, load_encoders, missing, sources
 from taemi_lib.features.audio import AudioEncoder
 from taemi_lib.features.speech import SpeechToText, load_micro
 from taemi_lib.features.text import TextEncoder
-from taemi_lib.features.vision import VisionEncoder
 
 AUDEERING = dict(  # "large-robust-12-ft": the sizes behind the paper's 1027
     hidden_size=1024,
@@ -48,11 +46,6 @@ def sound(seconds, seed=0):
         .normal(scale=0.1, size=round(seconds * 16_000))
         .astype(np.float32)
     )
-
-
-def pictures(count=40, side=32):
-    images = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-    return Frames(images, np.arange(count, dtype=np.float32) / 10)
 
 
 def test_audio_is_hidden_states_joined_with_three_logits_at_50_frames_per_second(tmp_path):
@@ -120,34 +113,6 @@ def test_audeerings_shape_gives_599_by_1027_for_12_s(tmp_path):
     encoder = AudioEncoder(str(folder))
     assert encoder.encode(sound(12.0)).values.shape == (599, 1027)
     assert encoder.encode(sound(20.0)).values.shape == (599, 1027)
-
-
-def test_frames_become_one_vector_each(tmp_path):
-    folder = str(vision_folder(tmp_path / "v"))
-    frames = pictures()
-    for pooling in ("cls", "mean"):
-        encoder = VisionEncoder(folder, pooling=pooling)
-        sequence = encoder.encode(frames)
-        assert sequence.values.shape == (40, 16) == (40, encoder.dim)
-        np.testing.assert_array_equal(sequence.times, frames.times)
-        one = encoder.encode(Frames(frames.images[35:36], frames.times[35:36]))
-        np.testing.assert_allclose(one.values[0], sequence.values[35], atol=1e-5)
-    with pytest.raises(ValueError, match="expected 'cls' or 'mean'"):
-        VisionEncoder(folder, pooling="max")
-
-
-def test_frames_are_prepared_as_the_models_own_processor_does(tmp_path):
-    from transformers import ViTImageProcessorPil
-
-    encoder = VisionEncoder(str(vision_folder(tmp_path / "v")))
-    images = pictures(3, side=48).images
-    theirs = ViTImageProcessorPil.from_pretrained(tmp_path / "v")(
-        list(images), return_tensors="pt"
-    )["pixel_values"]
-    ours = encoder._prepare(torch.from_numpy(images))
-    assert (
-        ours - theirs
-    ).abs().max() <= 2.1 / 255  # PIL rounds after each axis: at most one grey level
 
 
 def test_text_is_tokens_and_their_summary(tmp_path):

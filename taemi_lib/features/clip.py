@@ -14,6 +14,7 @@ from taemi_lib.data.media import (
     read_audio,
     read_frames,
 )
+from taemi_lib.features import face
 from taemi_lib.features.changes import words_of_table
 from taemi_lib.features.sequences import ClipFeatures
 
@@ -48,6 +49,8 @@ def extract_clip(clip: Clip, encoders: Encoders) -> ClipFeatures:
         if clip.video is None:
             raise Unreadable("no video file")
         frames = read_frames(clip.video, settings.max_frames, settings.frame_choice)
+        if settings.face == "largest":
+            frames = face.largest(frames, settings.face_margin)
         found["vision"] = encoders.vision.encode(frames)
         if frames.damage:
             damaged["vision"] = frames.damage

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from taemi_lib import profiles
+from taemi_lib.features import face
 from taemi_lib.features.audio import AudioEncoder
 from taemi_lib.features.sources import identity
 from taemi_lib.features.speech import SpeechToText
@@ -27,6 +28,8 @@ class Encoders:
 def load_encoders(settings: profiles.Encoders, device: str = "cpu") -> Encoders:
     """Load the profile's encoders. Raises EncoderError naming the one that is missing and how to
     get it."""
+    if settings.face != "none":
+        face.check()
     return Encoders(
         AudioEncoder(settings.audio, device, settings.audio_seconds),
         VisionEncoder(settings.vision, device, settings.vision_pooling),

@@ -23,6 +23,7 @@ from taemi_lib.profiles import MICRO, resolve
 _SETTINGS = (
     "config.json",
     "preprocessor_config.json",
+    "processor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "vocab.txt",
