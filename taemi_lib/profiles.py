@@ -68,6 +68,10 @@ class Data:
         default="refuse",
         description="clips whose file is missing: refuse the table, or skip and list them",
     )
+    links: Literal["refuse", "follow"] = Field(
+        default="refuse",
+        description="symbolic links in the data folder that lead out of it",
+    )
     selection_share: float = Field(
         default=0.1,
         gt=0,

@@ -1,6 +1,7 @@
 """The clip table and its readers: what is accepted, and that everything wrong is reported at
 once."""
 
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -242,6 +243,69 @@ def test_what_is_no_table_says_so(tmp_path, content, message):
 def test_a_manifest_can_be_built_from_a_table_in_memory(folder):
     manifest = Manifest(pd.DataFrame({"clip_id": ["a"], "video": ["v00.mp4"]}), folder, "by hand")
     assert manifest["a"].split == "predict" and manifest["a"].labels is None
+
+
+# --- names and places
+
+
+def pair(folder, *rows):
+    """A table of ids and videos alone."""
+    return table(folder, *rows, header="clip_id,video")
+
+
+def test_files_are_found_from_any_working_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    manifest = read_csv(pair(folder, "a,v00.mp4").name)
+    monkeypatch.chdir("/")
+    assert manifest["a"].video == folder / "v00.mp4" and manifest["a"].video.is_file()
+
+
+@pytest.mark.parametrize("name", ["2024-05-01T12:30:00.mp4", "two  words.mp4", "#1%20é?.mp4"])
+def test_odd_names_are_names(folder, name):
+    (folder / name).touch()
+    assert read_csv(pair(folder, f'a,"{name}"'))["a"].video == folder / name
+
+
+@pytest.mark.parametrize(("disk", "written"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_both_spellings_of_a_letter_with_an_accent_find_the_file(folder, disk, written):
+    name = "Zoë/één.mp4"
+    there = folder / unicodedata.normalize(disk, name)
+    there.parent.mkdir()
+    there.touch()
+    row = unicodedata.normalize(written, f"a,{name}")
+    assert read_csv(pair(folder, row))["a"].video == there
+    skipping = Data(source="csv", missing_files="skip")
+    assert read_csv(pair(folder, row, "b,nö.mp4"), skipping).clip_ids == ["a"]
+
+
+def test_two_spellings_of_one_id_are_duplicates(folder):
+    composed, apart = (unicodedata.normalize(form, "Zoë") for form in ("NFC", "NFD"))
+    (line,) = problems(read_csv, pair(folder, f"{composed},v00.mp4", f"{apart},v01.mp4"))
+    assert "row 3, column clip_id" in line and "is a duplicate of clips.csv, row 2" in line
+
+
+def test_an_id_that_no_file_system_could_hold_is_refused_in_bytes(folder):
+    assert len(read_csv(pair(folder, f"{'字' * 66},v00.mp4"))) == 1
+    (line,) = problems(read_csv, pair(folder, f"{'字' * 67},v00.mp4"))
+    assert "row 2, column clip_id" in line and "takes 201 bytes, 200 at most" in line
+    (line,) = problems(read_csv, pair(folder, f"a,{'字' * 100}.mp4"))
+    assert "row 2, column video" in line and "does not exist" in line
+
+
+def test_links_that_leave_the_folder_are_refused_unless_trusted(folder, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "secret.mp4").touch()
+    (folder / "file.mp4").symlink_to(outside / "secret.mp4")
+    (folder / "sub").symlink_to(outside)
+    (folder / "near.mp4").symlink_to(folder / "v00.mp4")
+    for cell in ("file.mp4", "sub/secret.mp4"):
+        (line,) = problems(read_csv, pair(folder, f"a,{cell}"))
+        assert "row 2, column video" in line and "data.links=follow" in line
+        trusting = read_csv(pair(folder, f"a,{cell}"), Data(source="csv", links="follow"))
+        assert trusting["a"].video == folder / cell
+    assert len(read_csv(pair(folder, "a,near.mp4"))) == 1
+    (outside / "home").symlink_to(folder)  # the folder itself may be reached by a link
+    assert len(read_csv(pair(outside / "home", "a,v00.mp4"))) == 1
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import copy
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,9 @@ from taemi_lib.profiles import EMOTIONS, SPLITS
 COLUMNS = ("split", "video", "audio", "transcript", "group", *EMOTIONS)
 _LABELLED_SPLITS = ("train", "selection", "test")
 # an id names a file of the feature store: no separators, no leading dot
-_ID = re.compile(r"\w[\w.\- ]{0,199}")
+_ID = re.compile(r"\w[\w.\- \u0300-\u036f]*")  # accents may be characters of their own
+# bytes; file systems take 255 for a name, the store adds an ending and a temporary mark
+_LONGEST_ID = 200
 _Complain = Callable[[str, str], None]  # (column, what is wrong with this row's cell)
 
 
@@ -61,6 +64,7 @@ class Manifest:
     names:  column names as the source spells them, where they differ ({"clip_id": "Filename"}).
     missing_files: "refuse", or "skip": clips without their file are left out, and `skipped` has a
             line for each.
+    links:  "refuse", or "follow": symbolic links in `root` that lead out of it.
 
     Raises ManifestError listing every problem: duplicate or unusable ids, files that do not exist
     or relative paths that leave `root`, labels that are no numbers or outside [0, 1], unknown
@@ -76,22 +80,26 @@ class Manifest:
         places: Sequence[str] | None = None,
         names: Mapping[str, str] | None = None,
         missing_files: str = "refuse",
+        links: str = "refuse",
     ):
-        self.root, self.source, self.labels = Path(root), source, labels
+        # absolute: whoever reads the files later may stand in another folder
+        self.root, self.source, self.labels = Path(root).absolute(), source, labels
         raw = table.reset_index() if "clip_id" not in table else table
         rows = raw.to_dict("records")
         places = places or [f"{source}, row {number + 2}" for number in range(len(rows))]
         self.skipped: list[str] = []
         if missing_files == "skip":
             rows, places = self._with_files(rows, places)
-        self.table = _checked(rows, self.root, source, places, names or {})
+        self.table = _checked(rows, self.root, source, places, names or {}, links)
 
     def _with_files(self, rows: list[dict], places: Sequence[str]) -> tuple[list[dict], list[str]]:
         """The rows whose files are there; `skipped` tells of the others."""
         kept, where = [], []
         for row, place in zip(rows, places, strict=True):
             cells = [_text(row.get(kind)) for kind in ("video", "audio")]
-            gone = [cell for cell in cells if cell and not (self.root / cell).is_file()]
+            gone = [
+                cell for cell in cells if cell and not os.path.isfile(_spelled(self.root / cell))
+            ]
             if gone:
                 self.skipped.append(f"{_text(row.get('clip_id'))}: {', '.join(gone)} is missing")
             else:
@@ -181,7 +189,12 @@ class Manifest:
 
 
 def _checked(
-    rows: list[dict], root: Path, source: str, places: Sequence[str], names: Mapping[str, str]
+    rows: list[dict],
+    root: Path,
+    source: str,
+    places: Sequence[str],
+    names: Mapping[str, str],
+    links: str,
 ) -> pd.DataFrame:
     """The table in its final form (index clip_id, COLUMNS), or ManifestError with everything that
     is wrong with it."""
@@ -195,7 +208,7 @@ def _checked(
 
         clip_id = _id(row, place, first_place, complain)
         cells = {kind: _text(row.get(kind)) for kind in ("video", "audio")}
-        paths = {kind: _path(cell, root, kind, complain) for kind, cell in cells.items()}
+        paths = {kind: _path(cell, root, kind, links, complain) for kind, cell in cells.items()}
         if not any(cells.values()):
             complain("video", f"clip {clip_id!r} has neither a video nor an audio file")
         labels = _labels(row, complain)
@@ -227,9 +240,17 @@ def _id(row: dict, place: str, first_place: dict[str, str], complain: _Complain)
             f"{clip_id!r} is not usable as an id; use letters, digits, '_', '-' and '.', "
             "no folders: it names a file inside the data folder",
         )
-    elif clip_id in first_place:
-        complain("clip_id", f"{clip_id!r} is a duplicate of {first_place[clip_id]}")
-    first_place.setdefault(clip_id, place)
+    elif len(clip_id.encode()) > _LONGEST_ID:
+        complain(
+            "clip_id",
+            f"{clip_id[:20]!r}... takes {len(clip_id.encode())} bytes, {_LONGEST_ID} at most: "
+            "it names a file",
+        )
+    # one letter with an accent, or a letter and an accent: two spellings of one id
+    spelled = unicodedata.normalize("NFC", clip_id)
+    if spelled in first_place:
+        complain("clip_id", f"{clip_id!r} is a duplicate of {first_place[spelled]}")
+    first_place.setdefault(spelled, place)
     return clip_id
 
 
@@ -277,14 +298,29 @@ def _text(cell: object) -> str:
     return "" if missing else str(cell).strip()
 
 
-def _path(cell: str, root: Path, kind: str, complain: _Complain) -> str:
-    """The cell as a path relative to `root`, or as the absolute path that it is. Links inside the
-    folder may point anywhere: their owner put them there."""
+def _spelled(path: Path) -> Path:
+    """The path as the disk spells it: macOS takes accents apart, tables hold them composed."""
+    if str(path).isascii() or os.path.exists(path):  # also False for a name that is too long
+        return path
+    folder = _spelled(path.parent)
+    wanted = unicodedata.normalize("NFC", path.name)
+    try:
+        names = [entry.name for entry in os.scandir(folder)]
+    except OSError:
+        return path
+    return next(
+        (folder / name for name in names if unicodedata.normalize("NFC", name) == wanted), path
+    )
+
+
+def _path(cell: str, root: Path, kind: str, links: str, complain: _Complain) -> str:
+    """The cell as a path relative to `root`, or as the absolute path that it is."""
     if not cell:
         return ""
     base = os.path.abspath(root)
     full = os.path.normpath(os.path.join(base, cell))
     inside = Path(full).is_relative_to(base)
+    full = str(_spelled(Path(full)))
     if not (inside or os.path.isabs(cell)):
         complain(
             kind, f"{cell!r} leaves the data folder; put the file into it, or give an absolute path"
@@ -296,7 +332,18 @@ def _path(cell: str, root: Path, kind: str, complain: _Complain) -> str:
             f"{cell!r} does not exist{where}; "
             "to leave such clips out: --set data.missing_files=skip",
         )
+    elif inside and links == "refuse" and not _stays(full, base):
+        complain(
+            kind,
+            f"{cell!r} is, or lies in, a link that leaves the data folder; give an absolute path, "
+            "or trust the folder's links: --set data.links=follow",
+        )
     return os.path.relpath(full, base) if inside else full
+
+
+def _stays(path: str, base: str) -> bool:
+    """Whether all links are followed inside `base`; `base` itself may be one."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(base))
 
 
 def _label(cell: object, emotion: str, complain: _Complain) -> float:

@@ -37,6 +37,7 @@ def read_csv(
         path.name,
         places=places,
         missing_files=data.missing_files,
+        links=data.links,
     )
     table = manifest.table
     groups = {clip_id: group or clip_id for clip_id, group in table["group"].items()}

@@ -61,6 +61,7 @@ def read(root: str | Path, data: Data | None = None) -> Manifest:
         places=places,
         names={"clip_id": "Filename", "video": "Filename"},
         missing_files=data.missing_files,
+        links=data.links,
     )
     table = manifest.table
     train = {clip_id: clip_id for clip_id in table.index[table["split"] == "train"]}
