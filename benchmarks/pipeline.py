@@ -106,7 +106,7 @@ def measure(clips: int, seed: int, folder: Path) -> Clock:
             manifest,
             PROFILES["demo"].encoders,
             folder / "store",
-            processes=1,
+            processes=0,
             device="cpu",
             progress=False,
         )

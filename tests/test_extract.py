@@ -1,6 +1,7 @@
 """Extraction: every bad file ends in a reason, nothing stops the others, and being killed loses
 nothing."""
 
+import errno
 import os
 import pickle
 import signal
@@ -15,10 +16,10 @@ import pytest
 from inputs import encoder_settings, tone, write_clip, write_wav
 
 from taemi_lib.data import Clip, Manifest
+from taemi_lib.data.media import read_frames
 from taemi_lib.errors import ExtractionError, StoreError
-from taemi_lib.features import Store, changes, load_encoders
+from taemi_lib.features import Store, changes, load_encoders, pool
 from taemi_lib.features import clip as clip_features
-from taemi_lib.features import extract as extraction
 from taemi_lib.features.clip import extract_clip
 from taemi_lib.features.extract import extract
 from taemi_lib.features.sequences import Transcript
@@ -33,6 +34,12 @@ def settings(tmp_path_factory):
 @pytest.fixture(scope="module")
 def encoders(settings):
     return load_encoders(settings)
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """What a test puts into place is there in this process only."""
+    monkeypatch.setattr(pool, "in_processes", lambda clips, device: 0)
 
 
 @pytest.fixture(autouse=True)
@@ -219,17 +226,17 @@ def test_a_file_that_changes_while_it_is_encoded_is_noticed_the_next_time(
     tmp_path, settings, monkeypatch
 ):
     manifest, place = manifest_of(tmp_path, 1), tmp_path / "store"
-    encode = extraction.extract_clip
+    encode = pool.extract_clip
 
     def meanwhile(clip, encoders):
         found = encode(clip, encoders)
         write_clip(clip.video, 2.0)
         return found
 
-    monkeypatch.setattr(extraction, "extract_clip", meanwhile)
+    monkeypatch.setattr(pool, "extract_clip", meanwhile)
     extract(manifest, settings, place, progress=False)
     assert len(Store(place).read("c0").vision) == 10
-    monkeypatch.setattr(extraction, "extract_clip", encode)
+    monkeypatch.setattr(pool, "extract_clip", encode)
     assert extract(manifest, settings, place, progress=False).changed == ["c0"]
     assert len(Store(place).read("c0").vision) == 20
 
@@ -282,7 +289,7 @@ def test_extraction_in_a_script_without_a_main_guard_ends_with_an_error_and_neve
     else:
         assert "mine.py starts processes" in done.stderr
         assert not list((tmp_path / "store").glob("clips/*"))
-        extract(*job, processes=1, progress=False)
+        extract(*job, processes=0, progress=False)
         done = subprocess.run(command, **options)  # everything is there: no process is needed
         assert done.returncode == 0, done.stderr
 
@@ -328,24 +335,57 @@ def test_a_store_of_other_encoders_is_refused_before_anything_is_encoded(tmp_pat
         )
 
 
-def test_an_error_in_one_clip_stops_no_other_and_is_raised_at_the_end(
-    tmp_path, settings, monkeypatch
-):
-    def broken(path, *_):
-        if "c1" in str(path):
-            raise MemoryError("too large")
+def broken_for(*names):
+    """read_frames that fails for these clips, as an unforeseen file makes a decoder fail."""
+
+    def read(path, *_):
+        if any(name in str(path) for name in names):
+            raise RuntimeError("unforeseen")
         return read_frames(path)
 
-    read_frames = clip_features.read_frames
-    manifest = manifest_of(tmp_path)
-    monkeypatch.setattr(clip_features, "read_frames", broken)
-    with pytest.raises(
-        ExtractionError, match="1 of 3 clips failed(.|\n)*c1: MemoryError: too large"
-    ):
-        extract(manifest, settings, tmp_path / "store", progress=False)
-    assert Store(tmp_path / "store").clip_ids() == ["c0", "c2"]
+    return read
+
+
+def test_an_error_in_one_clip_stops_no_other_and_is_its_reason(tmp_path, settings, monkeypatch):
+    manifest, place = manifest_of(tmp_path), tmp_path / "store"
+    monkeypatch.setattr(clip_features, "read_frames", broken_for("c1"))
+    report = extract(manifest, settings, place, progress=False)
+    assert report.done == 3
+    assert report.absent.values.tolist() == [
+        ["c1", modality, "RuntimeError: unforeseen"] for modality in ("audio", "text", "vision")
+    ]
+    # known from now on: the next step goes on, and nothing is tried for ever
+    assert extract(manifest, settings, place, progress=False).done == 0
     monkeypatch.setattr(clip_features, "read_frames", read_frames)
-    assert extract(manifest, settings, tmp_path / "store", progress=False).done == 1
+    write_clip(tmp_path / "c1.mp4", seconds=0.7)  # another file is tried
+    assert extract(manifest, settings, place, progress=False).changed == ["c1"]
+    assert "vision" not in Store(place).read("c1").absent
+
+
+def test_when_every_clip_fails_it_is_not_the_clips(tmp_path, settings, monkeypatch):
+    manifest, place = manifest_of(tmp_path, 12), tmp_path / "store"
+    monkeypatch.setattr(clip_features, "read_frames", broken_for("c"))
+    with pytest.raises(ExtractionError, match="each of the first 8 of 12 clips(.|\n)*unforeseen"):
+        extract(manifest, settings, place, progress=False)
+    few = manifest_of(tmp_path, 2)
+    with pytest.raises(ExtractionError, match="each of the first 2 of 2 clips"):
+        extract(few, settings, place, progress=False)
+    assert Store(place).clip_ids() == []
+    monkeypatch.setattr(clip_features, "read_frames", broken_for("c11"))
+    assert extract(manifest, settings, place, progress=False).done == 12
+
+
+def test_a_store_that_cannot_be_written_is_no_reason_of_a_clip(tmp_path, settings, monkeypatch):
+    def full(self, features, source=None):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    manifest, place = manifest_of(tmp_path), tmp_path / "store"
+    extract(manifest_of(tmp_path, 1), settings, place, progress=False)
+    before = stored_bytes(place)
+    monkeypatch.setattr(Store, "write", full)
+    with pytest.raises(ExtractionError, match="clip c1 cannot be written: No space left"):
+        extract(manifest, settings, place, progress=False)
+    assert stored_bytes(place) == before
 
 
 # In processes of their own Whisper is the real class, so these two give the transcripts.

@@ -8,29 +8,24 @@ flight.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
 from taemi_lib import features, profiles
 from taemi_lib.data.manifest import Clip, Manifest
 from taemi_lib.errors import ExtractionError
 from taemi_lib.features.changes import changes, remember, source_of, stamp, words_of_table
-from taemi_lib.features.clip import extract_clip
+from taemi_lib.features.pool import Outcome, encode_clips, given_up
 from taemi_lib.features.store import Store
 from taemi_lib.support import device as devices
 from taemi_lib.support import files, workers
 
-_WORTH_A_PROCESS = 8  # clips; starting a process and loading its encoders takes some seconds
+_IN_A_ROW = 8  # clips; when the first so many all fail, the clips are not what is wrong
 
 
 @dataclass(frozen=True)
@@ -81,23 +76,28 @@ def extract(
     processes: int | None = None,
     device: str | None = None,
     progress: bool = True,
+    limits: profiles.Limits | None = None,
 ) -> Report:
     """Encode the manifest's clips that are not in the store at `store_root` yet.
 
-    A clip whose files (or words, where the table gives them) have changed is encoded again.
+    A clip whose files (or words, where the table gives them) have changed is encoded again. One
+    that cannot be encoded, or that takes more than `limits`, stops no other: its modalities are
+    absent, with what happened as the reason.
 
     processes: as many as cores by default, one on a GPU; scripts that call this need the usual
-    `if __name__ == "__main__":` guard. device: None or "auto" takes a GPU if there is one.
+    `if __name__ == "__main__":` guard. 0 encodes in this process, which a file may then crash.
+    device: None or "auto" takes a GPU if there is one.
     Raises StoreError for a store of other encoders, EncoderError for an encoder that is not on
-    this machine, ExtractionError at once in a script without the guard, and after all other clips
-    are done, naming the clips that failed for another reason than a bad file.
+    this machine, ExtractionError at once in a script without the guard, when every clip fails, and
+    when the store cannot be written.
     """
     started = time.perf_counter()
     store = Store(store_root, features.identity(encoders))
     place = str(devices.choose(device))
     done, again = 0, list[str]()
     if changes(manifest, store, encoders):
-        workers.refuse_unguarded()
+        if processes != 0:
+            workers.refuse_unguarded()
         # a second command on the same store waits, then finds the work done
         with files.locked(store.root):
             store = Store(store_root)
@@ -106,7 +106,9 @@ def extract(
             found = changes(manifest, store, encoders)
             again = [clip.clip_id for clip in found.changed]
             if todo := [*found.new, *found.changed]:
-                done = _encode_all(todo, encoders, store, place, processes, progress)
+                outcomes = encode_clips(todo, encoders, place, limits, processes, store)
+                _keep(outcomes, todo, encoders, store, progress)
+                done = len(todo)
             remember(stamps, store)
     absent, damaged, notes = (
         _of(store.report(kind), manifest) for kind in ("absent", "damaged", "notes")
@@ -123,6 +125,43 @@ def extract(
     )
 
 
+def _keep(
+    outcomes: Iterator[Outcome],
+    todo: list[Clip],
+    encoders: profiles.Encoders,
+    store: Store,
+    progress: bool,
+) -> None:
+    """Let all clips be encoded; those that were given up are kept, too, with their reason: later
+    steps and the next run know of them.
+
+    Raises ExtractionError when exceptions are all that comes: that is no fault of the clips.
+    """
+    bar = tqdm(outcomes, total=len(todo), desc="encoding clips", unit="clip", disable=not progress)
+    before = len(store)
+    failed: list[Outcome] = []
+    for number, outcome in enumerate(bar, start=1):
+        if not outcome.trouble:
+            continue
+        failed.append(outcome)
+        if len(failed) == number >= min(_IN_A_ROW, len(todo)) and (
+            number == _IN_A_ROW or not before
+        ):
+            _refuse(failed, todo)
+    for outcome in failed:
+        clip = outcome.clip
+        store.write(given_up(clip, outcome.trouble), source_of(clip, encoders))
+
+
+def _refuse(failed: list[Outcome], todo: list[Clip]) -> None:
+    if all(outcome.raised for outcome in failed):
+        lines = "\n".join(f"  {one.clip.clip_id}: {one.trouble}" for one in failed)
+        raise ExtractionError(
+            f"encoding failed for each of the first {len(failed)} of {len(todo)} clips, so it is "
+            f"given up:\n{lines}"
+        )
+
+
 def _transcripts(
     manifest: Manifest, settings: profiles.Encoders, absent: pd.DataFrame
 ) -> dict[str, int]:
@@ -136,101 +175,8 @@ def _transcripts(
     return counts
 
 
-def _encode_all(
-    todo: list[Clip],
-    encoders: profiles.Encoders,
-    store: Store,
-    device: str,
-    processes: int | None,
-    progress: bool,
-) -> int:
-    """Number of clips encoded: all of them, or ExtractionError."""
-    if processes is None:
-        cores = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
-        processes = 1 if device != "cpu" else min(cores, -(-len(todo) // _WORTH_A_PROCESS))
-    results = (_in_processes if processes > 1 else _in_this_process)(
-        todo, encoders, store, device, processes
-    )
-    bar = tqdm(results, total=len(todo), desc="encoding clips", unit="clip", disable=not progress)
-    failed = {clip_id: error for clip_id, error in bar if error}
-    if failed:
-        lines = "\n".join(f"  {clip_id}: {error}" for clip_id, error in sorted(failed.items()))
-        raise ExtractionError(
-            f"{len(failed)} of {len(todo)} clips failed, the others are in {store.root}:\n{lines}\n"
-            "Run the same again to continue with these."
-        )
-    return len(todo)
-
-
 def _of(report: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
     return report[report["clip_id"].isin(manifest.clip_ids)].reset_index(drop=True)
-
-
-# --- one clip at a time, here or in other processes ---
-
-_Result = tuple[str, str]  # clip id, what went wrong ("" if nothing)
-
-
-def _encode(clip: Clip, encoders: features.Encoders, store: Store) -> _Result:
-    try:
-        source = source_of(clip, encoders.settings)  # before: a file may change meanwhile
-        store.write(extract_clip(clip, encoders), source)
-    # whatever it is, it must not stop the other clips; extract() raises it at the end
-    except Exception as error:
-        return clip.clip_id, f"{type(error).__name__}: {error}"
-    return clip.clip_id, ""
-
-
-def _in_this_process(
-    todo: list[Clip], settings: profiles.Encoders, store: Store, device: str, _: int
-) -> Iterator:
-    with devices.threads(1):  # more would sum in another order, and gain nothing on single clips
-        encoders = features.load_encoders(settings, device)
-        for clip in todo:
-            yield _encode(clip, encoders, store)
-
-
-def _in_processes(
-    todo: list[Clip], settings: profiles.Encoders, store: Store, device: str, count: int
-) -> Iterator:
-    context = multiprocessing.get_context("spawn")  # a forked copy of torch's threads may hang
-    arguments = (settings, store.root, store.identity, device)
-    with ProcessPoolExecutor(min(count, len(todo)), context, _start_worker, arguments) as pool:
-        futures = {pool.submit(_work, clip): clip.clip_id for clip in todo}
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            # an encoder that cannot be loaded says so here, better than in a worker
-            features.load_encoders(settings, device)
-            raise ExtractionError(
-                "a process died while encoding: out of memory, or a script whose calls are not "
-                f"all under {workers.GUARD} "
-                f"{sum(c.clip_id in store for c in todo)} of {len(todo)} clips are in "
-                f"{store.root}. Run the same again to continue, with fewer processes."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-_worker: tuple[features.Encoders, Store]  # of this process, once _start_worker has run in it
-
-
-def _start_worker(
-    settings: profiles.Encoders, root: Path, made_by: dict[str, str], device: str
-) -> None:
-    global _worker
-    workers.end_with_parent()
-    torch.set_num_threads(1)
-    _worker = features.load_encoders(settings, device), Store(root, made_by)
-
-
-def _work(clip: Clip) -> _Result:
-    return _encode(clip, *_worker)
 
 
 __all__ = ["Report", "extract"]

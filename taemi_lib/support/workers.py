@@ -14,6 +14,11 @@ import sys
 import threading
 from pathlib import Path
 
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
+
 from taemi_lib.errors import ExtractionError
 
 GUARD = 'if __name__ == "__main__":'
@@ -50,6 +55,15 @@ def _is_guarded(script: Path) -> bool:
 def end_with_parent() -> None:
     """For a pool's `initializer`: end this process as soon as its parent is no more."""
     threading.Thread(target=_wait, daemon=True).start()
+
+
+def limit_memory(gigabytes: float) -> None:
+    """What this process may hold of its own, code and mapped files left aside; asking for more
+    raises MemoryError, where the platform counts (Linux does)."""
+    if resource is None:
+        return
+    limit, hard = round(gigabytes * 1e9), resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
 
 
 def _wait() -> None:
