@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import taemi_lib
-from taemi_lib import models, prediction, profiles
+from taemi_lib import models, profiles
+from taemi_lib.prediction import predictor as prediction
 from taemi_lib.errors import CheckpointError
 from taemi_lib.features import ClipFeatures, Sequence
 

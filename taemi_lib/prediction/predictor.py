@@ -7,7 +7,6 @@ clip -> extract_clip -> collate -> model -> values clipped to [0, 1]
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -20,53 +19,12 @@ from taemi_lib.errors import CheckpointError
 from taemi_lib.evaluation.scoring import predict_dataset
 from taemi_lib.features import load_encoders
 from taemi_lib.features.clip import extract_clip
+from taemi_lib.prediction.answer import Prediction
 from taemi_lib.profiles import EMOTIONS, MODALITIES
 from taemi_lib.runs import Run, refuse_other_features
 from taemi_lib.support import device as devices
 from taemi_lib.support import files
 from taemi_lib.support.differences import differences
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a system says about one clip.
-
-    values      emotion -> intensity in [0, 1], in the order of EMOTIONS
-    transcript  what was heard, None where there was nothing to hear
-    absent      modality -> why it is absent: its missing token stood in
-    damaged     modality -> what is incomplete about it
-    all_absent  nothing was there: the values come from the missing tokens alone and say nothing
-                about the clip
-    """
-
-    clip: str
-    values: dict[str, float]
-    transcript: str | None
-    absent: dict[str, str] = field(default_factory=dict)
-    damaged: dict[str, str] = field(default_factory=dict)
-    all_absent: bool = False
-
-    def as_dict(self) -> dict:
-        """Plain JSON values."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        lines = [self.clip]
-        lines += [
-            f"  {name:14} {value:.3f} {'#' * round(30 * value)}"
-            for name, value in self.values.items()
-        ]
-        if self.transcript is not None:
-            lines.append(f'  heard: "{self.transcript}"')
-        lines += [f"  {modality} is absent: {reason}" for modality, reason in self.absent.items()]
-        lines += [
-            f"  {modality} is incomplete: {reason}" for modality, reason in self.damaged.items()
-        ]
-        if self.all_absent:
-            lines.append(
-                "  nothing of the clip could be used: these values come from missing tokens alone"
-            )
-        return "\n".join(lines)
 
 
 def predict(path: str | Path, checkpoint: str | Path, device: str = "auto") -> Prediction:
