@@ -35,9 +35,9 @@ class Attention:
 class Distance:
     """How far one modality of a clip lies from the training clips.
 
-    value      0: at their mean; 1: as far as a training clip is on average (root mean square of
-               standardised features, correlations considered)
-    threshold  what 99 of 100 clips of the training's kind stay below
+    value      0: at their mean; 1: as far as clips of their kind that were not trained on (the root
+               mean square over the selection split)
+    threshold  what 99 of 100 clips of that kind stay below
     """
 
     value: float
@@ -46,7 +46,7 @@ class Distance:
     @property
     def beyond(self) -> bool:
         """Whether this modality is unlike the training clips'."""
-        return self.value > self.threshold
+        return not self.value <= self.threshold  # so that no number at all is beyond, too
 
 
 @dataclass(frozen=True)
