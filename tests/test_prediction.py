@@ -10,9 +10,9 @@ import pytest
 
 import taemi_lib
 from taemi_lib import models, profiles
-from taemi_lib.prediction import predictor as prediction
 from taemi_lib.errors import CheckpointError
 from taemi_lib.features import ClipFeatures, Sequence
+from taemi_lib.prediction import predictor as prediction
 
 SIZES = {"audio_dim": 5, "vision_dim": 4, "text_dim": 3, "width": 8, "heads": 2, "mlp_width": 8}
 IDENTITY = {"audio": "a@1", "vision": "v@1", "speech": "s@1", "text": "t@1"}

@@ -118,7 +118,7 @@ class Prediction:
     def as_dict(self) -> dict:
         """Plain JSON values: dicts, lists, str, float, int, bool, None; None for a number that is
         not finite. `outside` also says `is_outside`, and each distance `beyond`."""
-        return _plain(self)
+        return {name: _plain(entry) for name, entry in vars(self).items()}
 
     def __str__(self) -> str:
         lines = [self.clip, *(self._line(name) for name in self.values), f"  {self.interval}"]

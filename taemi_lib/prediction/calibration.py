@@ -21,14 +21,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from scipy import stats
 
 from taemi_lib.batches import Batch, ClipDataset
 from taemi_lib.errors import CheckpointError, RunError, TaemiError
-from taemi_lib.features.sequences import ClipFeatures
 from taemi_lib.prediction.answer import LEVEL
 from taemi_lib.prediction.checkpoint import Ensemble, value
 from taemi_lib.prediction.world import Cloud, World, fit
@@ -103,19 +101,22 @@ class Calibration:
         return f"{said}; on {self.measured.clips} test clips they held {self.measured.overall:.1%}"
 
 
-def answer(ensemble: Ensemble, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """(values, spreads), each (6,), of a batch of one: of several runs the standard deviation over
-    the runs, of one over its passes with dropout."""
-    answers = ensemble.answers(batch)[:, 0]
+def spread(ensemble: Ensemble, batch: Batch, answers: np.ndarray) -> np.ndarray:
+    """(6,) by how much the answers (runs, 6) to a batch of one vary: of several runs the standard
+    deviation over the runs, of one over its passes with dropout (0 for a system without)."""
     varied = answers if len(answers) > 1 else ensemble.drawn(batch, DRAWS)
-    return value(answers), varied.std(axis=0, ddof=1)
+    return varied.std(axis=0, ddof=1)
 
 
 def _answers(ensemble: Ensemble, dataset: ClipDataset) -> tuple[np.ndarray, np.ndarray]:
     """(N, 6) values and spreads of a dataset's clips, each alone, as a new clip is."""
+    values, spreads = [], []
     with devices.threads(1):
-        found = [answer(ensemble, dataset.batch([index])) for index in range(len(dataset))]
-    values, spreads = zip(*found, strict=True)
+        for index in range(len(dataset)):
+            batch = dataset.batch([index])
+            answers = ensemble.answers(batch)[:, 0]
+            values.append(value(answers))
+            spreads.append(spread(ensemble, batch, answers))
     return np.array(values), np.array(spreads)
 
 

@@ -147,12 +147,13 @@ class Ensemble:
 
     def outputs(self, batch: Batch) -> list[Output]:
         """What each run says."""
+        batch = batch.to(self.device)
         with torch.inference_mode():
-            return [model(batch.to(self.device)) for model in self.models]
+            return [model(batch) for model in self.models]
 
     def answers(self, batch: Batch) -> np.ndarray:
         """(runs, B, 6) float64, not clipped."""
-        return np.stack([_numbers(output) for output in self.outputs(batch)])
+        return np.stack([numbers(output) for output in self.outputs(batch)])
 
     def drawn(self, batch: Batch, draws: int) -> np.ndarray:
         """(draws, 6): what the first run says of a batch of one, time and again with dropout.
@@ -163,7 +164,7 @@ class Ensemble:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.inference_mode(), _dropping(model):
             torch.manual_seed(0)
-            return _numbers(model(repeated(batch, draws).to(self.device)))
+            return numbers(model(repeated(batch, draws).to(self.device)))
 
 
 def value(answers: np.ndarray) -> np.ndarray:
@@ -183,7 +184,8 @@ def repeated(batch: Batch, count: int) -> Batch:
     )
 
 
-def _numbers(output: Output) -> np.ndarray:
+def numbers(output: Output) -> np.ndarray:
+    """(B, 6) float64, not clipped."""
     return output.prediction.float().cpu().numpy().astype(np.float64)
 
 

@@ -22,8 +22,8 @@ from taemi_lib.features.clip import extract_clip
 from taemi_lib.features.sequences import ClipFeatures
 from taemi_lib.models.base import Output
 from taemi_lib.prediction.answer import LEVEL, Attention, Outside, Prediction
-from taemi_lib.prediction.calibration import Calibration, answer, calibrated
-from taemi_lib.prediction.checkpoint import Checkpoint, Ensemble, Source, value
+from taemi_lib.prediction.calibration import Calibration, calibrated, spread
+from taemi_lib.prediction.checkpoint import Checkpoint, Ensemble, Source, numbers, value
 from taemi_lib.profiles import EMOTIONS, MODALITIES
 from taemi_lib.support import device as devices
 from taemi_lib.support.differences import differences
@@ -82,7 +82,7 @@ class Predictor:
         features = self.ensemble.prepared(features)
         batch = self.ensemble.batch(features)
         outputs = self.ensemble.outputs(batch)
-        answers = np.stack([output.prediction[0].float().cpu().numpy() for output in outputs])
+        answers = np.stack([numbers(output)[0] for output in outputs])
         if not np.isfinite(answers).all():
             raise CheckpointError(
                 f"{features.clip_id}: the answer of {self.ensemble.checkpoints[0].run} is no "
@@ -90,7 +90,7 @@ class Predictor:
             )
         there = [name for name in MODALITIES if name not in features.absent]
         outside = self.calibration.world.place(features) if self.calibration and there else None
-        low, high, interval = self._interval(features, batch, outside)
+        low, high, interval = self._interval(features, batch, answers, outside)
         return Prediction(
             features.clip_id,
             _named(value(answers)),
@@ -111,14 +111,14 @@ class Predictor:
         )
 
     def _interval(
-        self, features: ClipFeatures, batch: Batch, outside: Outside | None
+        self, features: ClipFeatures, batch: Batch, answers: np.ndarray, outside: Outside | None
     ) -> tuple[dict[str, float] | None, dict[str, float] | None, str]:
         """(low, high, the sentence about them)."""
         if self.calibration is None:
             return None, None, f"no interval: {self.uncalibrated}"
         if len(features.absent) == len(MODALITIES):
             return None, None, "no interval: nothing of the clip could be used"
-        low, high = self.calibration.bounds(*answer(self.ensemble, batch))
+        low, high = self.calibration.bounds(value(answers), spread(self.ensemble, batch, answers))
         said = str(self.calibration)
         if outside is not None and outside.is_outside:
             said += "; this clip is unlike those, so they promise nothing about it"
