@@ -131,6 +131,19 @@ def rank(clips: int, level: float = LEVEL) -> int | None:
     return None
 
 
+def scale(
+    targets: np.ndarray, values: np.ndarray, spreads: np.ndarray, level: float = LEVEL
+) -> dict[str, float | None]:
+    """{emotion: quantile of the scores} of labelled clips, all (N, 6); None where N is too
+    small."""
+    k = rank(len(targets), level)
+    scores = np.sort(np.abs(targets - values) / (spreads + FLOOR), axis=0)
+    return {
+        name: None if k is None else float(scores[k - 1, column])
+        for column, name in enumerate(EMOTIONS)
+    }
+
+
 def calibrate(
     ensemble: Ensemble,
     train: ClipDataset,
@@ -145,16 +158,11 @@ def calibrate(
     """
     _refuse_other_datasets(ensemble, train, selection)
     values, spreads = _answers(ensemble, selection)
-    scores = np.sort(np.abs(selection.targets - values) / (spreads + FLOOR), axis=0)
-    k = rank(len(selection), level)
     there = [selection[index][0].absent for index in range(len(selection))]
     made = Calibration(
         runs=ensemble.identity,
         spread="seeds" if len(ensemble.models) > 1 else "dropout",
-        scale={
-            name: None if k is None else float(scores[k - 1, column])
-            for column, name in enumerate(EMOTIONS)
-        },
+        scale=scale(selection.targets, values, spreads, level),
         level=level,
         clips=len(selection),
         lacking={name: sum(name in absent for absent in there) for name in MODALITIES},

@@ -22,14 +22,12 @@ from taemi_lib.features.clip import extract_clip
 from taemi_lib.features.sequences import ClipFeatures
 from taemi_lib.models.base import Output
 from taemi_lib.prediction.answer import LEVEL, Attention, Outside, Prediction
-from taemi_lib.prediction.calibration import Calibration, calibrated, spread
+from taemi_lib.prediction.calibration import Calibration, calibrated, rank, spread
 from taemi_lib.prediction.checkpoint import Checkpoint, Ensemble, Source, numbers, value
 from taemi_lib.profiles import EMOTIONS, MODALITIES
 from taemi_lib.support import device as devices
 from taemi_lib.support.differences import differences
 from taemi_lib.workspace import Workspace
-
-FEW = 14  # clips from which on a share of 0.9 can be promised at all
 
 
 class Predictor:
@@ -122,7 +120,9 @@ class Predictor:
         said = str(self.calibration)
         if outside is not None and outside.is_outside:
             said += "; this clip is unlike those, so they promise nothing about it"
-        elif rare := [name for name in features.absent if self.calibration.lacking[name] < FEW]:
+        elif rare := [
+            name for name in features.absent if rank(self.calibration.lacking[name]) is None
+        ]:
             said += f"; hardly any of those lacks {' and '.join(rare)}, as this one does"
         return _named(low), _named(high), said
 
