@@ -8,16 +8,19 @@ from math import comb
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from toy import SIZES, dataset
 
 from taemi_lib import models, profiles
-from taemi_lib.errors import CheckpointError, RunError
+from taemi_lib.errors import CheckpointError, RunError, StoreError
+from taemi_lib.features import Store
 from taemi_lib.prediction import Ensemble, calibration
 from taemi_lib.prediction.calibration import FLOOR, calibrate, calibrated, coverage
 from taemi_lib.profiles import EMOTIONS, Model, Training
 from taemi_lib.training import train
+from taemi_lib.workspace import Workspace
 
 CPU = torch.device("cpu")
 MODEL = Model(width=8, heads=2, mlp_width=8, dropout=0.2, input_dropout=0.2)
@@ -203,10 +206,12 @@ def test_what_is_kept_is_what_was_made_and_is_valid_json_and_safetensors_only(si
     assert before == (path.read_bytes(), path.with_suffix(".safetensors").read_bytes())
 
 
-def test_a_run_and_its_ensemble_keep_theirs_apart(runs, tmp_path):
+def test_a_run_its_ensemble_and_its_last_epoch_keep_theirs_apart(runs, tmp_path):
     one, two = copied(runs[0], tmp_path), copied(runs[1], tmp_path)
     both = Ensemble([one.checkpoints[0].run, two.checkpoints[0].run], CPU)
-    for ensemble in (one, both):
+    last = Ensemble(one.checkpoints[0].run / "last", CPU)
+    assert len({calibration.place(ensemble) for ensemble in (one, both, last)}) == 3
+    for ensemble in (one, both, last):
         calibration.keep(calibrate(ensemble, TRAIN, HELD), ensemble)
     assert calibration.kept(one).spread == "dropout" and calibration.kept(both).spread == "seeds"
 
@@ -300,3 +305,34 @@ def test_a_folder_that_cannot_be_written_to_is_calibrated_all_the_same(single, m
     parts = {"train": TRAIN, "selection": HELD}
     made, why = calibrated(single, SimpleNamespace(stored=lambda: parts))
     assert made is not None and why == "" and not calibration.place(single).exists()
+
+
+def test_what_a_workspace_has_stored_is_read_and_nothing_is_made_for_it(tmp_path):
+    clips = [TRAIN[index][0] for index in range(6)]
+    rows = pd.DataFrame(TRAIN.targets[:6].clip(0, 1), columns=list(EMOTIONS))
+    names = [clip.clip_id for clip in clips]
+    rows.insert(0, "clip_id", names)
+    rows.insert(1, "split", ["train"] * 3 + ["selection"] * 2 + ["test"])
+    rows.insert(2, "video", [f"{name}.mp4" for name in names])
+    for name in names:
+        (tmp_path / f"{name}.mp4").write_bytes(b"no film")
+    rows.to_csv(tmp_path / "clips.csv", index=False)
+    profile = profiles.PROFILES["own"].changed({"data.table": str(tmp_path / "clips.csv")})
+    here = Workspace(profile, tmp_path, tmp_path / "runs", "cpu", False)
+    with pytest.raises(StoreError, match="no feature store"):
+        here.stored()
+    store = Store(here.features_folder, {"audio": "toy"})
+    for clip in clips[:-1]:
+        store.write(clip)
+    with pytest.raises(ValueError, match=f"1 of 1 clips have no features.*{names[-1]}"):
+        here.stored()
+    store.write(clips[-1])
+    before = sorted(tmp_path.rglob("*"))
+    parts = here.stored()
+    assert {split: len(part) for split, part in parts.items()} == {
+        "train": 3,
+        "selection": 2,
+        "test": 1,
+    }
+    assert parts["test"].audio_average == profile.training.audio_average
+    assert before == sorted(tmp_path.rglob("*"))

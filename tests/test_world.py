@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from inputs import SHARED
@@ -51,8 +52,6 @@ def clip(name, rng, without=(), shift=0.0):
 
 
 def dataset(clips, seed=0):
-    import pandas as pd
-
     table = pd.DataFrame(
         np.random.default_rng(seed).random((len(clips), 6)),
         columns=list(EMOTIONS),
@@ -206,13 +205,11 @@ def test_a_real_voice_is_outside_the_world_of_generated_ones():
             for n in range(count)
         ]
 
-    known, held, new = (
-        generated(*what) for what in (("train", 40), ("selection", 12), ("test", 12))
-    )
+    known, held, new = generated("train", 80), generated("selection", 20), generated("test", 15)
     found = measure.fit(dataset(known), dataset(held))
-    assert sum(found.place(clip).is_outside for clip in new) <= 2
+    assert sum(found.place(clip).is_outside for clip in new) <= 1
     recordings = sorted((SHARED / "media").glob("*.wav"))
     assert recordings
     for path in recordings:
         distance = found.place(spoken(path.stem, read_audio(path).samples)).distances["audio"]
-        assert distance.beyond and distance.value > 1.3 * distance.threshold, path.name
+        assert distance.beyond, path.name

@@ -197,12 +197,15 @@ def _refuse_other_datasets(ensemble: Ensemble, train: ClipDataset, selection: Cl
 
 
 def place(ensemble: Ensemble) -> Path:
-    """Where the calibration of these runs is kept: in the first one's folder. One run's is
-    calibration.json; that of several names their seeds."""
+    """Where the calibration of these runs is kept: in the first one's folder. That of one run's
+    best epoch is calibration.json; others name their seeds, or last/."""
     checkpoints = ensemble.checkpoints
-    seeds = "".join(f"-{checkpoint.config.get('seed')}" for checkpoint in checkpoints)
-    name = "calibration.json" if len(checkpoints) == 1 else f"calibration-seeds{seeds}.json"
-    return checkpoints[0].run / name
+    parts = ["calibration"]
+    if len(checkpoints) > 1:
+        parts += ["seeds", *(str(checkpoint.config.get("seed")) for checkpoint in checkpoints)]
+    if (weights := checkpoints[0].weights.name) != "best":
+        parts.append(weights)
+    return checkpoints[0].run / ("-".join(parts) + ".json")
 
 
 def keep(calibration: Calibration, ensemble: Ensemble) -> Path:
