@@ -41,6 +41,7 @@ VERSION = 1  # raise when the same runs would be calibrated otherwise
 DRAWS = 32  # passes with dropout
 FLOOR = 0.1  # a spread of nearly nothing must not promise an interval of nearly nothing
 CONFIDENCE = 0.75
+LARGEST = 100_000  # bytes; nothing larger is read as a calibration.json
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,8 @@ def kept(ensemble: Ensemble) -> Calibration:
     if not path.exists():
         raise CheckpointError(f"the run is not calibrated ({path.name} is not in {path.parent})")
     try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"{path.stat().st_size} bytes")
         about = json.loads(path.read_text(encoding="utf-8"))
         if about["version"] != VERSION or about["runs"] != ensemble.identity:
             raise CheckpointError(f"{path} is of other weights, settings or an earlier version")
@@ -254,7 +257,7 @@ def kept(ensemble: Ensemble) -> Calibration:
 
 def _read(about: dict, arrays: Path, dims: dict[str, int]) -> Calibration:
     # What an honest file holds at most; more is not taken into memory.
-    if arrays.stat().st_size > 4 * sum(dim * (dim + 1) for dim in dims.values()) + 100_000:
+    if arrays.stat().st_size > 4 * sum(dim * (dim + 1) for dim in dims.values()) + LARGEST:
         raise ValueError(f"{arrays.name} is larger than its features allow")
     data = arrays.read_bytes()
     if hashlib.sha256(data).hexdigest() != about["arrays"]:
@@ -269,7 +272,10 @@ def _read(about: dict, arrays: Path, dims: dict[str, int]) -> Calibration:
         name: None if about["scale"][name] is None else float(about["scale"][name])
         for name in EMOTIONS
     }
-    measured = about["measured"] and Coverage(**about["measured"])
+    measured = None
+    if (found := about["measured"]) is not None:
+        shares = {name: float(found["per_emotion"][name]) for name in EMOTIONS}
+        measured = Coverage(float(found["overall"]), shares, int(found["clips"]))
     return Calibration(
         about["runs"],
         str(about["spread"]),
