@@ -2,6 +2,7 @@
 and the answer."""
 
 import json
+import shutil
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -31,11 +32,21 @@ IDENTITY = {"audio": "a@1", "vision": "v@1", "speech": "s@1", "text": "t@1"}
 ALL_ABSENT = {modality: "not a media file" for modality in profiles.MODALITIES}
 
 
+def fresh(seed):
+    """A system whose answers lie around 0.5: nothing is clipped away unseen."""
+    torch.manual_seed(seed)
+    model = models.create("taemi", **SIZES)
+    with torch.no_grad():
+        model.head[-1].weight.mul_(0.3)
+        model.head[-1].bias.fill_(0.5)
+    return model
+
+
 @pytest.fixture
 def checkpoint(tmp_path):
     """A run folder as training leaves it."""
     folder = tmp_path / "seed0"
-    models.create("taemi", **SIZES).save_pretrained(folder / "best")
+    fresh(0).save_pretrained(folder / "best")
     config = {
         "sizes": SIZES,
         "encoders": asdict(profiles.Encoders()),
@@ -209,6 +220,22 @@ def test_many_clips_are_predicted_without_loading_again(checkpoint, clip, monkey
     assert len(loaded) == 2  # one for the reader, one for predict
     with pytest.raises(FileNotFoundError, match="no such clip: gone"):
         reader.predict("gone")
+
+
+def test_several_runs_answer_with_their_mean_before_it_is_clipped(checkpoint, clip, tmp_path):
+    other = shutil.copytree(checkpoint, tmp_path / "seed1")
+    model = fresh(1)
+    with torch.no_grad():
+        model.head[-1].bias.fill_(-0.4)  # alone it answers 0 throughout
+    model.save_pretrained(other / "best")
+    first, both = taemi_lib.predict(clip, checkpoint), Predictor([checkpoint, other]).predict(clip)
+    assert not any(taemi_lib.predict(clip, other).values.values())
+    for name, value in both.values.items():
+        assert 0 < value < first.values[name] / 2 + 0.01
+    times = both.attention["audio"].times
+    single = [taemi_lib.predict(clip, run).attention["audio"] for run in (checkpoint, other)]
+    mean = np.mean([branch.weights for branch in single], axis=0)
+    assert times == single[0].times and both.attention["audio"].weights == pytest.approx(mean)
 
 
 def test_an_answer_that_is_no_number_is_an_error_not_a_value(checkpoint, clip, fake_encoders):
