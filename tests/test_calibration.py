@@ -18,6 +18,7 @@ from taemi_lib.errors import CheckpointError, RunError, StoreError
 from taemi_lib.features import Store
 from taemi_lib.prediction import Ensemble, calibration
 from taemi_lib.prediction.calibration import FLOOR, calibrate, calibrated, coverage
+from taemi_lib.prediction.checkpoint import _dropping
 from taemi_lib.profiles import EMOTIONS, Model, Training
 from taemi_lib.training import train
 from taemi_lib.workspace import Workspace
@@ -144,6 +145,32 @@ def test_dropout_draws_are_the_same_every_time_whatever_was_drawn_before_and_lea
     assert (first.std(axis=0) > 0).all() and len(np.unique(first[:, 0])) > 8
     assert np.array_equal(before, single.answers(batch))
     assert not any(module.training for module in single.models[0].modules())
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        torch.nn.Dropout(0.5),
+        torch.nn.TransformerEncoderLayer(8, 2, 8, 0.5, batch_first=True),
+        torch.nn.MultiheadAttention(8, 2, 0.5, batch_first=True),
+        torch.nn.LSTM(8, 8, num_layers=2, dropout=0.5),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_each_part_of_torch_that_drops_does_so_in_a_model_in_evaluation_mode(part):
+    model = torch.nn.Sequential(part).eval()
+    values = torch.ones(3, 4, 8)
+    arguments = [values] * (3 if isinstance(part, torch.nn.MultiheadAttention) else 1)
+
+    def answer():
+        found = part(*arguments)
+        return found[0] if isinstance(found, tuple) else found
+
+    with torch.inference_mode():
+        assert torch.equal(answer(), answer())
+        with _dropping(model):
+            assert not torch.equal(answer(), answer())
+        assert torch.equal(answer(), answer())
 
 
 @pytest.mark.parametrize("system", ["misa", "hallmen2024", "mult", "tfn", "taemi"])

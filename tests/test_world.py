@@ -109,11 +109,11 @@ def test_no_number_is_outside_and_another_width_an_error(fitted):
         fitted.place(replace(usual, pooled=np.zeros(4, np.float32)))
 
 
-def test_a_feature_that_never_varied_in_training_does_not_blow_up():
+def test_a_feature_that_hardly_varied_in_training_does_not_blow_up():
     def still(name, rng):
         made = clip(name, rng)
         values = made.audio.values.copy()
-        values[:, 0] = 3.0
+        values[:, 0] = 3.0 + 1e-5 * rng.normal()
         return replace(made, audio=replace(made.audio, values=values))
 
     rng = np.random.default_rng(8)
