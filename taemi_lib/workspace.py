@@ -289,8 +289,20 @@ class Workspace:
 
     def datasets(self) -> dict[str, ClipDataset]:
         """{split: stored features with labels}, of the splits that have clips."""
-        manifest, settings = self.clips(), self.profile.data
-        store, _ = self._encoded(manifest)
+        manifest = self.clips()
+        return self._splits(manifest, self._encoded(manifest)[0])
+
+    def stored(self) -> dict[str, ClipDataset]:
+        """`datasets` as far as they are there: nothing is generated or encoded for it.
+
+        Raises ManifestError or OSError where clips are missing, StoreError without features,
+        ValueError where some clips have none.
+        """
+        manifest = clip_data.load(self.profile.data, self.clips_folder)
+        return self._splits(manifest, Store(self.features_folder))
+
+    def _splits(self, manifest: Manifest, store: Store) -> dict[str, ClipDataset]:
+        settings = self.profile.data
         if settings.train_clips is not None:
             manifest = manifest.thinned("train", settings.train_clips, settings.seed)
         there, average = set(manifest.table["split"]), self.profile.training.audio_average

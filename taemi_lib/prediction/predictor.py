@@ -1,0 +1,182 @@
+"""One media file to six intensities: the whole flow for a single clip, with the encoders its
+checkpoint was trained on.
+
+clip -> extract_clip -> collate -> model -> values clipped to [0, 1], their intervals, where the
+system looked, what each modality was worth, and whether the clip is like the training's
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from taemi_lib import profiles
+from taemi_lib.batches import Batch
+from taemi_lib.data.manifest import Clip
+from taemi_lib.errors import CheckpointError
+from taemi_lib.features import load_encoders
+from taemi_lib.features.clip import extract_clip
+from taemi_lib.features.sequences import ClipFeatures
+from taemi_lib.models.base import Output
+from taemi_lib.prediction.answer import LEVEL, Attention, Outside, Prediction
+from taemi_lib.prediction.calibration import Calibration, calibrated, rank, spread
+from taemi_lib.prediction.checkpoint import Checkpoint, Ensemble, Source, numbers, value
+from taemi_lib.profiles import EMOTIONS, MODALITIES
+from taemi_lib.support import device as devices
+from taemi_lib.support.differences import differences
+from taemi_lib.workspace import Workspace
+
+
+class Predictor:
+    """Encoders and runs, loaded once for many clips.
+
+    runs         a run's folder (or its best/ or last/), a Run, or several of one system under other
+                 seeds: their mean answers, and their spread makes the intervals
+    device       as everywhere: "auto", "cpu", "cuda", ...
+    workspace    where a calibration may be made from, if none is kept beside the run and clips and
+                 features are there already
+    calibration  the one to use instead
+    Raises FileNotFoundError (no checkpoint), CheckpointError (a config.json that is damaged or says
+    too little, other encoders than those of the training, runs that do not fit), EncoderError,
+    ChoiceError (device, or a system that nobody imported).
+    """
+
+    def __init__(
+        self,
+        runs: Source | Sequence[Source],
+        device: str = "auto",
+        workspace: Workspace | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        place = devices.choose(device)
+        self.ensemble = Ensemble(runs, place)
+        self.encoders = load_encoders(
+            profiles.Encoders(**self.ensemble.config["encoders"]), str(place)
+        )
+        for checkpoint in self.ensemble.checkpoints:
+            _refuse_other_encoders(checkpoint, self.encoders.identity)
+        self.calibration, self.uncalibrated = calibration, ""
+        if calibration is None:
+            self.calibration, self.uncalibrated = calibrated(self.ensemble, workspace)
+
+    def predict(self, clip: str | Path | Clip) -> Prediction:
+        """Six intensities for one media file, or one clip of a table. Raises FileNotFoundError."""
+        if isinstance(clip, Clip):
+            return self.predict_features(extract_clip(clip, self.encoders))
+        path = existing(clip)
+        features = extract_clip(Clip(path.stem, "predict", path.resolve()), self.encoders)
+        return replace(self.predict_features(features), clip=path.name)
+
+    def predict_features(self, features: ClipFeatures) -> Prediction:
+        """Six intensities for a clip that is encoded already, as `extract_clip` gives it (a
+        ClipDataset's clips have their sound averaged already).
+
+        Raises ValueError for features of another width, CheckpointError when the answer is no
+        number.
+        """
+        features = self.ensemble.prepared(features)
+        batch = self.ensemble.batch(features)
+        outputs = self.ensemble.outputs(batch)
+        answers = np.stack([numbers(output)[0] for output in outputs])
+        if not np.isfinite(answers).all():
+            raise CheckpointError(
+                f"{features.clip_id}: the answer of {self.ensemble.checkpoints[0].run} is no "
+                "number: its weights are damaged, or the features of this clip are"
+            )
+        there = [name for name in MODALITIES if name not in features.absent]
+        outside = self.calibration.world.place(features) if self.calibration and there else None
+        low, high, interval = self._interval(features, batch, answers, outside)
+        return Prediction(
+            features.clip_id,
+            _named(value(answers)),
+            features.transcript,
+            dict(features.absent),
+            dict(features.damaged),
+            all_absent=not there,
+            notes=dict(features.notes),
+            language=features.language,
+            words=features.words,
+            low=low,
+            high=high,
+            level=self.calibration.level if self.calibration else LEVEL,
+            interval=interval,
+            attention=_attention(outputs, batch),
+            without={name: self._without(batch, name) for name in there},
+            outside=outside,
+        )
+
+    def _interval(
+        self, features: ClipFeatures, batch: Batch, answers: np.ndarray, outside: Outside | None
+    ) -> tuple[dict[str, float] | None, dict[str, float] | None, str]:
+        """(low, high, the sentence about them)."""
+        if self.calibration is None:
+            return None, None, f"no interval: {self.uncalibrated}"
+        if len(features.absent) == len(MODALITIES):
+            return None, None, "no interval: nothing of the clip could be used"
+        low, high = self.calibration.bounds(value(answers), spread(self.ensemble, batch, answers))
+        said = str(self.calibration)
+        if outside is not None and outside.is_outside:
+            said += "; this clip is unlike those, so they promise nothing about it"
+        elif rare := [
+            name for name in features.absent if rank(self.calibration.lacking[name]) is None
+        ]:
+            said += f"; hardly any of those lacks {' and '.join(rare)}, as this one does"
+        return _named(low), _named(high), said
+
+    def _without(self, batch: Batch, modality: str) -> dict[str, float]:
+        """The values, had the clip come without a modality: its missing token stands in."""
+        present = batch.present | {modality: batch.present[modality] & False}
+        return _named(value(self.ensemble.answers(replace(batch, present=present))[:, 0]))
+
+
+def predict(path: str | Path, checkpoint: Source, device: str = "auto") -> Prediction:
+    """Six intensities for one media file; for many, a `Predictor` loads everything once.
+
+    checkpoint  a run folder of taemi_lib.train, or its best/ or last/. Its config.json names the
+                encoders, which are loaded anew; where they are not the ones it was trained on, it
+                is refused.
+    Raises FileNotFoundError (clip or checkpoint), CheckpointError, EncoderError,
+    ChoiceError (device).
+    """
+    path = existing(path)
+    return Predictor(checkpoint, device).predict(path)
+
+
+def existing(path: str | Path) -> Path:
+    """The path of a file that is there. Raises FileNotFoundError."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such clip: {path}")
+    return path
+
+
+def _refuse_other_encoders(checkpoint: Checkpoint, found: dict[str, str]) -> None:
+    trained = checkpoint.config["data"]["train"]["encoders"] or {}
+    if different := differences(trained, {role: found.get(role) for role in trained}):
+        raise CheckpointError(
+            f"{checkpoint.run} was trained on features of other encoders: {'; '.join(different)}"
+        )
+
+
+def _named(numbers: np.ndarray) -> dict[str, float]:
+    return dict(zip(EMOTIONS, numbers.tolist(), strict=True))
+
+
+def _attention(outputs: Sequence[Output], batch: Batch) -> dict[str, Attention] | None:
+    """Mean over heads and runs, on the real steps of the branches that the clip has; None where no
+    run attends."""
+    if not all(output.attention for output in outputs):
+        return None
+    found = {}
+    for name in outputs[0].attention:
+        if not batch.present[name][0]:
+            continue  # a missing token stands there: it has no time
+        real = batch.mask[name][0].numpy()
+        heads = np.stack([output.attention[name][0].float().cpu().numpy() for output in outputs])
+        weights = heads.astype(np.float64).mean(axis=(0, 1))[real]
+        times = batch.times[name][0].numpy()[real].astype(np.float64)
+        found[name] = Attention(tuple(times.tolist()), tuple(weights.tolist()))
+    return found
