@@ -22,10 +22,9 @@ from unittest.mock import patch
 
 import pandas as pd
 
-from taemi_lib import features
 from taemi_lib.data import Manifest
 from taemi_lib.data.synthmimic import face, render, voice, world
-from taemi_lib.features import audio, extract, speech, store, text, vision
+from taemi_lib.features import audio, clip, extract, pool, speech, store, text, vision
 from taemi_lib.profiles import PROFILES
 
 LIMITS = {"generation": 0.25, "extraction": 0.2}  # s of one core for one clip
@@ -35,14 +34,14 @@ PARTS = {
         "face": (face, "film"),
     },
     "extraction": {
-        "decoding sound": (extract, "read_audio"),
-        "decoding pictures": (extract, "read_frames"),
+        "decoding sound": (clip, "read_audio"),
+        "decoding pictures": (clip, "read_frames"),
         "audio encoder": (audio.AudioEncoder, "encode"),
         "vision encoder": (vision.VisionEncoder, "encode"),
         "Whisper": (speech.SpeechToText, "transcribe"),
         "text encoder": (text.TextEncoder, "encode"),
         "writing": (store.Store, "write"),
-        "loading encoders": (features, "load_encoders"),
+        "loading encoders": (pool.features, "load_encoders"),
     },
 }
 

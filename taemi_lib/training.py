@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
 import sys
 import time
@@ -31,6 +32,7 @@ from tqdm.auto import tqdm
 
 from taemi_lib import models, profiles, runs
 from taemi_lib.batches import Batch, ClipDataset, LengthGroupedBatches
+from taemi_lib.errors import ChoiceError
 from taemi_lib.evaluation.scoring import Predictions, predict_dataset, score
 from taemi_lib.models.base import System, parameter_count
 from taemi_lib.support import device as devices
@@ -361,6 +363,13 @@ def _finish(work: _Work, history: list[dict]) -> None:
 
 # --- surroundings: accelerate, random numbers, memory
 
+_NOT_SUPPORTED = (
+    "ACCELERATE_USE_DEEPSPEED",
+    "ACCELERATE_USE_FSDP",
+    "ACCELERATE_USE_MEGATRON_LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG",
+)
+
 
 def _accelerator(device: torch.device, training: profiles.Training) -> Accelerator:
     cuda = device.type == "cuda"
@@ -369,11 +378,32 @@ def _accelerator(device: torch.device, training: profiles.Training) -> Accelerat
         # notebook trains more than once, on more than one device, and is interrupted.
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-    return Accelerator(
-        cpu=not cuda,
-        mixed_precision=training.mixed_precision if cuda else "no",
-        gradient_accumulation_steps=training.accumulation,
-    )
+    with _without_its_variables():
+        return Accelerator(
+            cpu=not cuda,
+            mixed_precision=training.mixed_precision if cuda else "no",
+            gradient_accumulation_steps=training.accumulation,
+        )
+
+
+@contextmanager
+def _without_its_variables() -> Iterator[None]:
+    """The profile alone says how to train: `accelerate launch` and shells set variables that would
+    change accumulation, precision or device behind config.json's back. Who is which process stays
+    (RANK and the like). Raises ChoiceError for what is asked for and not supported."""
+    theirs = {name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_")}
+    for name in _NOT_SUPPORTED:
+        if theirs.get(name, "").lower() in ("1", "true", "yes", "on"):
+            raise ChoiceError(
+                f"the environment says {name}={theirs[name]}, which is not supported here: "
+                f"unset {name}"
+            )
+    for name in theirs:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(theirs)
 
 
 def _seed(seed: int, epoch: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from toy import DIMS, MemoryStore, dataset
 
 from taemi_lib import figures, models, training
-from taemi_lib.errors import RunError
+from taemi_lib.errors import ChoiceError, RunError
 from taemi_lib.evaluation import metrics
 from taemi_lib.evaluation.scoring import evaluate, predict_dataset
 from taemi_lib.profiles import Model, Training
@@ -544,3 +544,38 @@ def test_mixed_precision_with_gradient_scaling_on_cuda(system, tmp_path):
     made = run(tmp_path, system=system, device="cuda", preset=replace(PRESET, epochs=2))
     state = torch.load(tmp_path / "last" / "optimizer.pt", weights_only=True)
     assert state["scaler"]["scale"] > 0 and made.metrics["device"] == "cuda"
+
+
+# --- accelerate's environment
+
+LAUNCHED = {
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+    "ACCELERATE_MIXED_PRECISION": "bf16",
+    "ACCELERATE_DYNAMO_BACKEND": "EAGER",
+    "ACCELERATE_TORCH_DEVICE": "meta",
+    "ACCELERATE_USE_CPU": "false",
+}
+
+
+def test_variables_of_accelerate_change_nothing_and_stay(monkeypatch):
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
+    found = training._accelerator(torch.device("cpu"), PRESET)
+    assert found.gradient_accumulation_steps == PRESET.accumulation == 1
+    assert found.mixed_precision == "no" and found.device == torch.device("cpu")
+    assert {name: os.environ[name] for name in LAUNCHED} == LAUNCHED
+
+
+def test_a_run_is_the_same_under_accelerates_variables(finished, tmp_path, monkeypatch):
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
+    launched = run(tmp_path / "launched")
+    assert numbers(launched) == numbers(finished) and launched.config == finished.config
+
+
+@pytest.mark.parametrize("name", training._NOT_SUPPORTED)
+def test_what_accelerate_is_told_to_use_and_is_not_supported_is_refused(name, monkeypatch):
+    monkeypatch.setenv(name, "true")
+    with pytest.raises(ChoiceError, match=f"{name}=true, which is not supported"):
+        training._accelerator(torch.device("cpu"), PRESET)
+    assert os.environ[name] == "true"
