@@ -16,7 +16,7 @@ from taemi_lib.batches import collate
 from taemi_lib.data import Clip
 from taemi_lib.errors import CheckpointError
 from taemi_lib.features import ClipFeatures, Sequence
-from taemi_lib.features.sequences import Word
+from taemi_lib.features.sequences import Word, as_stored
 from taemi_lib.prediction import (
     CAUTION,
     Attention,
@@ -85,6 +85,7 @@ def fake_encoders(monkeypatch):
         },
     )
     monkeypatch.setattr(predictor, "load_encoders", lambda settings, device: fake)
+    monkeypatch.setattr(predictor, "identity", lambda settings: fake.identity)
     monkeypatch.setattr(
         predictor,
         "extract_clip",
@@ -146,7 +147,7 @@ def test_predict_stays_a_function_whatever_is_imported():
 
 def test_the_values_are_those_of_the_model_on_the_clip_alone(checkpoint, clip, fake_encoders):
     """Whatever else is computed beside them."""
-    features = ClipFeatures("smile", **fake_encoders.features)
+    features = as_stored(ClipFeatures("smile", **fake_encoders.features))
     batch = collate([features], audio_average=2, dims={"audio": 5, "vision": 4, "text": 3})
     with torch.inference_mode():
         direct = models.load(checkpoint / "best")(batch).prediction[0].clamp(0, 1)

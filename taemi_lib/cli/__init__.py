@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from taemi_lib.cli import clips, notebooks, settings, study, systems
+from taemi_lib.cli import clips, notebooks, predict, settings, study, systems
 from taemi_lib.errors import ChoiceError, EncoderError, ManifestError, TaemiError
 
 
@@ -36,7 +36,7 @@ for command in (
     clips.extract,
     systems.train,
     systems.evaluate,
-    clips.predict,
+    predict.predict,
     study.compare,
     study.grid,
     settings.profiles,

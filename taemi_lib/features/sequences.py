@@ -3,7 +3,7 @@ exactly this."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -95,3 +95,21 @@ class ClipFeatures:
             raise ValueError(
                 f"clip {self.clip_id}: text needs both its tokens and its pooled vector, or neither"
             )
+
+
+def as_stored(clip: ClipFeatures) -> ClipFeatures:
+    """The same clip with its values in fp16, as a store keeps them: what training saw, and the same
+    numbers whether a clip was stored meanwhile or not."""
+
+    def half(sequence: Sequence | None) -> Sequence | None:
+        return sequence and Sequence(sequence.values.astype(np.float16), sequence.times)
+
+    with np.errstate(over="ignore"):
+        pooled = None if clip.pooled is None else clip.pooled.astype(np.float16)
+        return replace(
+            clip,
+            audio=half(clip.audio),
+            vision=half(clip.vision),
+            tokens=half(clip.tokens),
+            pooled=pooled,
+        )

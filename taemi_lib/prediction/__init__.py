@@ -5,6 +5,8 @@ checkpoint   trained runs, and what they say of a batch
 world        how far a clip is from the training clips
 calibration  from how much answers vary to intervals that hold what they promise; kept beside a run
 predictor    `Predictor`, `predict`: the whole flow for a clip
+inputs       files, folders and tables as clips; all of them predicted, each encoded once
+tables       predictions as a CSV
 submission   a split as the challenge wants it
 """
 

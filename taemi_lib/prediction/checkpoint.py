@@ -17,7 +17,7 @@ from torch import nn
 from taemi_lib import models
 from taemi_lib.batches import Batch, average, collate
 from taemi_lib.errors import CheckpointError
-from taemi_lib.features.sequences import ClipFeatures
+from taemi_lib.features.sequences import ClipFeatures, as_stored
 from taemi_lib.models.base import Output, System
 from taemi_lib.profiles import MODALITIES
 from taemi_lib.runs import Run
@@ -135,8 +135,9 @@ class Ensemble:
         return [checkpoint.identity for checkpoint in self.checkpoints]
 
     def prepared(self, features: ClipFeatures) -> ClipFeatures:
-        """A clip with its sound averaged as in training, which stored clips of a ClipDataset are
-        already."""
+        """A clip as training saw it: rounded to what a store keeps, its sound averaged. Clips of a
+        ClipDataset are that already."""
+        features = as_stored(features)
         if features.audio is None:
             return features
         return replace(features, audio=average(features.audio, self.audio_average))

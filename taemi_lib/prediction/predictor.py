@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from taemi_lib import profiles
 from taemi_lib.batches import Batch
 from taemi_lib.data.manifest import Clip
 from taemi_lib.errors import CheckpointError
-from taemi_lib.features import load_encoders
+from taemi_lib.features import Encoders, identity, load_encoders
 from taemi_lib.features.clip import extract_clip
 from taemi_lib.features.sequences import ClipFeatures
 from taemi_lib.models.base import Output
@@ -51,54 +52,58 @@ class Predictor:
         workspace: Workspace | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        place = devices.choose(device)
-        self.ensemble = Ensemble(runs, place)
-        self.encoders = load_encoders(
-            profiles.Encoders(**self.ensemble.config["encoders"]), str(place)
-        )
+        self.device = devices.choose(device)
+        self.ensemble = Ensemble(runs, self.device)
+        self.settings = profiles.Encoders(**self.ensemble.config["encoders"])
+        made_by = identity(self.settings)
         for checkpoint in self.ensemble.checkpoints:
-            _refuse_other_encoders(checkpoint, self.encoders.identity)
+            _refuse_other_encoders(checkpoint, made_by)
         self.calibration, self.uncalibrated = calibration, ""
         if calibration is None:
             self.calibration, self.uncalibrated = calibrated(self.ensemble, workspace)
+
+    @cached_property
+    def encoders(self) -> Encoders:
+        """Loaded when a clip is first encoded here: clips that are encoded need none."""
+        return load_encoders(self.settings, str(self.device))
 
     def predict(self, clip: str | Path | Clip) -> Prediction:
         """Six intensities for one media file, or one clip of a table. Raises FileNotFoundError."""
         if isinstance(clip, Clip):
             return self.predict_features(extract_clip(clip, self.encoders))
         path = existing(clip)
-        features = extract_clip(Clip(path.stem, "predict", path.resolve()), self.encoders)
-        return replace(self.predict_features(features), clip=path.name)
+        made = extract_clip(Clip(path.stem, "predict", path.resolve()), self.encoders)
+        return replace(self.predict_features(made), clip=path.name)
 
-    def predict_features(self, features: ClipFeatures) -> Prediction:
+    def predict_features(self, clip: ClipFeatures) -> Prediction:
         """Six intensities for a clip that is encoded already, as `extract_clip` gives it (a
         ClipDataset's clips have their sound averaged already).
 
         Raises ValueError for features of another width, CheckpointError when the answer is no
         number.
         """
-        features = self.ensemble.prepared(features)
-        batch = self.ensemble.batch(features)
+        clip = self.ensemble.prepared(clip)
+        batch = self.ensemble.batch(clip)
         outputs = self.ensemble.outputs(batch)
         answers = np.stack([numbers(output)[0] for output in outputs])
         if not np.isfinite(answers).all():
             raise CheckpointError(
-                f"{features.clip_id}: the answer of {self.ensemble.checkpoints[0].run} is no "
+                f"{clip.clip_id}: the answer of {self.ensemble.checkpoints[0].run} is no "
                 "number: its weights are damaged, or the features of this clip are"
             )
-        there = [name for name in MODALITIES if name not in features.absent]
-        outside = self.calibration.world.place(features) if self.calibration and there else None
-        low, high, interval = self._interval(features, batch, answers, outside)
+        there = [name for name in MODALITIES if name not in clip.absent]
+        outside = self.calibration.world.place(clip) if self.calibration and there else None
+        low, high, interval = self._interval(clip, batch, answers, outside)
         return Prediction(
-            features.clip_id,
+            clip.clip_id,
             _named(value(answers)),
-            features.transcript,
-            dict(features.absent),
-            dict(features.damaged),
+            clip.transcript,
+            dict(clip.absent),
+            dict(clip.damaged),
             all_absent=not there,
-            notes=dict(features.notes),
-            language=features.language,
-            words=features.words,
+            notes=dict(clip.notes),
+            language=clip.language,
+            words=clip.words,
             low=low,
             high=high,
             level=self.calibration.level if self.calibration else LEVEL,
@@ -109,20 +114,18 @@ class Predictor:
         )
 
     def _interval(
-        self, features: ClipFeatures, batch: Batch, answers: np.ndarray, outside: Outside | None
+        self, clip: ClipFeatures, batch: Batch, answers: np.ndarray, outside: Outside | None
     ) -> tuple[dict[str, float] | None, dict[str, float] | None, str]:
         """(low, high, the sentence about them)."""
         if self.calibration is None:
             return None, None, f"no interval: {self.uncalibrated}"
-        if len(features.absent) == len(MODALITIES):
+        if len(clip.absent) == len(MODALITIES):
             return None, None, "no interval: nothing of the clip could be used"
         low, high = self.calibration.bounds(value(answers), spread(self.ensemble, batch, answers))
         said = str(self.calibration)
         if outside is not None and outside.is_outside:
             said += "; this clip is unlike those, so they promise nothing about it"
-        elif rare := [
-            name for name in features.absent if rank(self.calibration.lacking[name]) is None
-        ]:
+        elif rare := [name for name in clip.absent if rank(self.calibration.lacking[name]) is None]:
             said += f"; hardly any of those lacks {' and '.join(rare)}, as this one does"
         return _named(low), _named(high), said
 
