@@ -48,11 +48,12 @@ class Word:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was heard: `text` is "" where there were no words, `language` is Whisper's abbreviation,
-    `words` is empty where the model gives no times."""
+    """What was heard: `text` is "" where there were no words, `language` is Whisper's abbreviation
+    (None: it was to be heard, and there were no words), `words` is empty where the model gives no
+    times."""
 
     text: str
-    language: str
+    language: str | None
     words: tuple[Word, ...] = ()
 
 
