@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from transformers import AutoFeatureExtractor, FeatureExtractionMixin
 from transformers.utils import logging
 
+from taemi_lib.data.media import SAMPLE_RATE
 from taemi_lib.errors import EncoderError
+from taemi_lib.features.sources import Source
 
 
 @contextmanager
@@ -43,3 +46,23 @@ def check_complete(info: dict, source: str, role: str, optional: tuple[str, ...]
             f"{role} encoder {source!r}: its weights do not fit its config.json; "
             f"missing or of another shape: {names}"
         )
+
+
+def feature_extractor(place: Source, source: str, expected: str) -> FeatureExtractionMixin:
+    """The encoder's own preparation of sound, by transformers, so that all its settings count.
+
+    expected: its class. Raises EncoderError for another, and for another sampling rate than that of
+    the sound that is read.
+    """
+    found = AutoFeatureExtractor.from_pretrained(place.where, revision=place.revision)
+    about = f"encoders.audio = {source!r}: its preprocessor_config.json says"
+    if type(found).__name__ != expected:
+        raise EncoderError(
+            f"{about} feature_extractor_type = {type(found).__name__}, expected {expected}"
+        )
+    if found.sampling_rate != SAMPLE_RATE:
+        raise EncoderError(
+            f"{about} sampling_rate = {found.sampling_rate}, but sound is read at {SAMPLE_RATE} Hz; "
+            f"use an encoder that was trained on {SAMPLE_RATE} Hz"
+        )
+    return found
