@@ -62,7 +62,7 @@ def feature_extractor(place: Source, source: str, expected: str) -> FeatureExtra
         )
     if found.sampling_rate != SAMPLE_RATE:
         raise EncoderError(
-            f"{about} sampling_rate = {found.sampling_rate}, but sound is read at {SAMPLE_RATE} Hz; "
-            f"use an encoder that was trained on {SAMPLE_RATE} Hz"
+            f"{about} sampling_rate = {found.sampling_rate}, but sound is read at {SAMPLE_RATE} "
+            f"Hz; use an encoder that was trained on {SAMPLE_RATE} Hz"
         )
     return found

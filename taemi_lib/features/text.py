@@ -110,7 +110,7 @@ def _check_positions(model: nn.Module, max_tokens: int, source: str) -> None:
     learned."""
     positions = getattr(model.config, "max_position_embeddings", None)
     for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+        if name.endswith("embeddings.position_embeddings") and isinstance(module, nn.Embedding):
             # RoBERTa and its kin count from behind the padding token
             lost = 0 if module.padding_idx is None else module.padding_idx + 1
             positions = module.num_embeddings - lost
