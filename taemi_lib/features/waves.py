@@ -68,7 +68,7 @@ class Waves:
         steps = np.cumprod([1, *config.conv_stride[:-1]])
         self.least = int(1 + ((np.array(config.conv_kernel) - 1) * steps).sum())
         self._stride = math.prod(config.conv_stride)  # samples per frame
-        if config.add_adapter:  # convolutions of 3 around each frame they keep
+        if getattr(config, "add_adapter", False):  # convolutions of 3 around each frame they keep
             self._stride *= config.adapter_stride**config.num_adapter_layers
 
     def encode(self, samples: np.ndarray) -> torch.Tensor:
@@ -80,10 +80,9 @@ class Waves:
         waves = self._extractor(
             np.ascontiguousarray(samples), sampling_rate=SAMPLE_RATE, return_tensors="pt"
         ).input_values.to(self._device)  # (1, N)
-        mask = torch.ones_like(waves, dtype=torch.long)
         if isinstance(self.model, EmotionWav2Vec2):
-            return self.model(waves, mask)[0]
-        return self.model(waves, attention_mask=mask).last_hidden_state[0]
+            return self.model(waves, torch.ones_like(waves, dtype=torch.long))[0]
+        return self.model(waves).last_hidden_state[0]
 
     def times(self, count: int) -> np.ndarray:
         """(count,) s, the middle of what each frame sees."""
