@@ -47,7 +47,8 @@ class TextEncoder:
                 place.where, revision=place.revision, dtype=torch.float32, output_loading_info=True
             )
             unused: tuple[str, ...] = ("pooler.",)
-            if self.model.config.is_encoder_decoder:
+            # config.is_encoder_decoder is false where only T5's encoder was saved
+            if hasattr(self.model, "encoder") and hasattr(self.model, "decoder"):
                 self.model, unused = self.model.get_encoder(), ("pooler.", "decoder.")
             check_complete(info, source, "text", optional=unused)
             self.model.to(self.device).eval()
