@@ -85,12 +85,17 @@ def model_folder(path, config, template=None, model="Model", **special):
 CASES = {  # {what: (configuration, head, added tokens, how many there are of SENTENCE)}
     "GPT-2, no special token": (transformers.GPT2Config(**LEARNED), "LMHeadModel", None, 5),
     "Llama, begins": (transformers.LlamaConfig(**SIZES), "ForCausalLM", BEGUN, 6),
-    "Qwen2, ends": (transformers.Qwen2Config(**SIZES, num_key_value_heads=1), "Model", ENDED, 6),
+    "Mistral, ends": (
+        transformers.MistralConfig(**SIZES, num_key_value_heads=1),
+        "Model",
+        ENDED,
+        6,
+    ),
     "T5, ends": (transformers.T5Config(**T5), "ForConditionalGeneration", ENDED, 6),
     "T5's encoder alone": (transformers.T5Config(**T5), "EncoderModel", ENDED, 6),
     "BART": (transformers.BartConfig(**BART), "Model", BOTH, 7),
 }
-CAUSAL = ("GPT-2, no special token", "Llama, begins", "Qwen2, ends")
+CAUSAL = ("GPT-2, no special token", "Llama, begins", "Mistral, ends")
 
 
 def direct(folder, text):

@@ -18,7 +18,7 @@ import whisper
 from safetensors.torch import load_file
 from whisper.audio import HOP_LENGTH
 from whisper.model import ModelDimensions
-from whisper.tokenizer import LANGUAGES
+from whisper.tokenizer import LANGUAGES, get_tokenizer
 
 from taemi_lib.data.media import SAMPLE_RATE, is_silent
 from taemi_lib.errors import EncoderError
@@ -30,6 +30,10 @@ from taemi_lib.features.word_times import has_words, word_times
 _FULL_CONTEXT = 1500  # encoder frames of every published Whisper: 30 s
 # sound shorter than 0.25 s holds no word, but makes Whisper invent one
 _SHORTEST = SAMPLE_RATE // 4
+# The micro vocabulary lacks Whisper's token for "no speech"; there, how likely the words are must
+# say it (mean logarithm of the probability per token). In the demo's clips it is above -2.9, in
+# hiss, hum and tones below -4.6.
+_LEAST_LOGPROB = -3.7
 
 
 class SpeechToText:
@@ -39,8 +43,9 @@ class SpeechToText:
     or a folder with config.json and model.safetensors (the micro format). language: Whisper's
     abbreviation, or "auto" (heard anew in each clip). no_speech: a window that Whisper holds for no
     speech with a higher probability gives no words, however sure it is of them (`whisper` itself
-    would keep those; hiss gives it certain nonsense). Raises EncoderError when the model is not
-    there, or does not know the language.
+    would keep those; hiss gives it certain nonsense); 1 keeps all. A micro folder whose vocabulary
+    cannot say so drops words that it finds unlikely instead. Raises EncoderError when the model is
+    not there, or does not know the language.
     """
 
     def __init__(
@@ -50,9 +55,10 @@ class SpeechToText:
         self.no_speech, self.least_logprob, self.sample_len = no_speech, -math.inf, None
         with loading(source, "speech"):
             if Path(place.where).is_dir():
-                self.model, self.sample_len = load_micro(Path(place.where))
+                self.model, self.sample_len, vocabulary = _read_micro(Path(place.where))
                 self.model.to(device)
-                self.least_logprob = _config(Path(place.where)).get("least_logprob", -math.inf)
+                if _no_speech_token(self.model) not in vocabulary and no_speech < 1:
+                    self.least_logprob = _LEAST_LOGPROB
             else:  # whisper reads its own format with weights_only=True
                 self.model = whisper.load_model(place.where, device=device)
         _check_language(self.model, language, source)
@@ -142,22 +148,29 @@ def _check_language(model: whisper.Whisper, language: str, source: str) -> None:
         )
 
 
+def _no_speech_token(model: whisper.Whisper) -> int:
+    tokenizer = get_tokenizer(model.is_multilingual, num_languages=model.num_languages)
+    return tokenizer.no_speech
+
+
 def load_micro(folder: Path) -> tuple[whisper.Whisper, int | None]:
     """A Whisper from the compact folder format, and the number of tokens it may say per window.
 
     The vocabulary has 51,864 tokens, of which a small world uses a few hundred; all other rows of
     the embedding are one row. `token_embedding.rows` (K, D) at `token_embedding.ids` (K,),
     `token_embedding.other` (D,) everywhere else. Raises EncoderError naming what is missing.
-
-    A vocabulary that lacks Whisper's token for "no speech" cannot say how probable that is. Such a
-    folder's config.json may have `least_logprob`: words that the model finds less likely (mean
-    logarithm of the probability per token) are none.
     """
+    model, sample_len, _ = _read_micro(folder)
+    return model, sample_len
+
+
+def _read_micro(folder: Path) -> tuple[whisper.Whisper, int | None, frozenset[int]]:
+    """`load_micro`, and the ids of the tokens that have a row of their own."""
     config_file, weights_file = folder / "config.json", folder / "model.safetensors"
     for file in (config_file, weights_file):
         if not file.exists():
             raise EncoderError(f"speech encoder folder {folder.name!r} has no {file.name}")
-    config = _config(folder)
+    config = json.loads(config_file.read_text(encoding="utf-8"))
     names = [field.name for field in fields(ModelDimensions)]
     if absent := [name for name in names if name not in config]:
         raise EncoderError(
@@ -171,12 +184,9 @@ def load_micro(folder: Path) -> tuple[whisper.Whisper, int | None]:
         if not name.startswith("token_embedding.")
     }
     table = tensors["token_embedding.other"].float().repeat(dims.n_vocab, 1)  # (n_vocab, D)
-    table[tensors["token_embedding.ids"].long()] = tensors["token_embedding.rows"].float()
+    ids = tensors["token_embedding.ids"].long()
+    table[ids] = tensors["token_embedding.rows"].float()
     state["decoder.token_embedding.weight"] = table
     model = whisper.Whisper(dims)
     model.load_state_dict(state)  # strict: a fresh Whisper is uninitialised memory
-    return model, config.get("sample_len")
-
-
-def _config(folder: Path) -> dict:
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return model, config.get("sample_len"), frozenset(ids.tolist())

@@ -14,7 +14,7 @@ import math
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, Wav2Vec2Config, Wav2Vec2Model
+from transformers import AutoConfig, AutoModel, PretrainedConfig, Wav2Vec2Config, Wav2Vec2Model
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2PreTrainedModel
 
 from taemi_lib.data.media import SAMPLE_RATE
@@ -61,10 +61,10 @@ class Waves:
 
     def __init__(self, place: Source, source: str, device: torch.device):
         self._extractor = feature_extractor(place, source, "Wav2Vec2FeatureExtractor")
-        self.model = _load(place, source).to(device).eval()
+        self.model, config = _load(place, source)
+        self.model.to(device).eval()
         self.kind = "hidden states" + (" and logits" * isinstance(self.model, EmotionWav2Vec2))
         self._device = device
-        config = self.model.config
         steps = np.cumprod([1, *config.conv_stride[:-1]])
         self.least = int(1 + ((np.array(config.conv_kernel) - 1) * steps).sum())
         self._stride = math.prod(config.conv_stride)  # samples per frame
@@ -89,9 +89,9 @@ class Waves:
         return (np.arange(count) * self._stride + self.least / 2) / SAMPLE_RATE
 
 
-def _load(place: Source, source: str) -> nn.Module:
-    """The network, decided by config.json's architectures, or by the weights' names where these
-    say more."""
+def _load(place: Source, source: str) -> tuple[nn.Module, PretrainedConfig]:
+    """The network and its configuration. Which network: by config.json's architectures, or by the
+    weights' names where these say more."""
     asked = {"revision": place.revision, "dtype": torch.float32, "output_loading_info": True}
     config = AutoConfig.from_pretrained(place.where, revision=place.revision)
     emotion = config.model_type == "wav2vec2" and bool(_EMOTION & set(config.architectures or ()))
@@ -101,4 +101,4 @@ def _load(place: Source, source: str) -> nn.Module:
     if emotion:
         model, info = EmotionWav2Vec2.from_pretrained(place.where, **asked)
     check_complete(info, source, "audio", optional=_UNUSED)
-    return model
+    return model, config

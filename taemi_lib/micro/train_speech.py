@@ -37,9 +37,6 @@ DIMENSIONS = ModelDimensions(
 )
 FRAMES = 2 * DIMENSIONS.n_audio_ctx  # mel frames of 10 ms in one window of 6 s
 SAMPLE_LENGTH = 40  # tokens
-# Whisper's token for "no speech" is not among the used ones. Sentences of the grammar have a mean
-# logarithm per token above -2.9, what is heard in hiss, hum and tones one below -4.6.
-LEAST_LOGPROB = -3.7
 SILENCE = "_"
 
 
@@ -94,15 +91,7 @@ class CompactWhisper(torch.nn.Module):
         state["token_embedding.ids"] = torch.tensor(self.ids, dtype=torch.int32)
         save_file(state, folder / "model.safetensors")
         (folder / "config.json").write_text(
-            json.dumps(
-                {
-                    **DIMENSIONS.__dict__,
-                    "sample_len": SAMPLE_LENGTH,
-                    "least_logprob": LEAST_LOGPROB,
-                },
-                indent=2,
-            )
-            + "\n"
+            json.dumps({**DIMENSIONS.__dict__, "sample_len": SAMPLE_LENGTH}, indent=2) + "\n"
         )
 
 
