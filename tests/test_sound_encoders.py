@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from taemi_lib.errors import EncoderError
 from taemi_lib.features import identity, load_encoders, missing, sources
 from taemi_lib.features.audio import AudioEncoder
 from taemi_lib.features.clip import extract_clip
-from taemi_lib.features.speech import load_micro
+from taemi_lib.features.speech import SpeechToText, load_micro
 from taemi_lib.profiles import PROFILES
 
 WAVES = dict(
@@ -284,6 +285,31 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(EncoderError, match="not finite"):
         AudioEncoder(str(tmp_path / "a"))
+
+
+class Runs:
+    """Runs code where it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("encoder", [AudioEncoder, SpeechToText])
+def test_a_whisper_file_that_is_damaged_or_holds_code_is_an_encoder_error(tmp_path, encoder):
+    ran = tmp_path / "ran"
+    whole = whisper_file(tmp_path / "whole.pt").read_bytes()
+    file = tmp_path / "foreign.pt"
+    for content in (b"", b"garbage", whole[: len(whole) // 2], [1], {"dims": {}}, Runs(ran)):
+        if isinstance(content, bytes):
+            file.write_bytes(content)
+        else:
+            torch.save(content, file)
+        with pytest.raises(EncoderError, match=r"foreign\.pt' cannot be loaded"):
+            encoder(str(file))
+    assert not ran.exists()
 
 
 def test_loading_any_of_them_leaves_the_random_state_alone(tmp_path):

@@ -164,6 +164,22 @@ def test_auto_hears_the_language_and_knows_none_where_there_are_no_words(
     assert speech.transcribe(noise(0.01, 2)) == Transcript("", None)
 
 
+def test_auto_of_a_shorter_context_keeps_the_language_of_the_first_words(tmp_path, monkeypatch):
+    asked = []
+
+    def decode(model, mel, options):
+        asked.append(options.language)
+        text = "" if len(asked) == 1 else "so glad"
+        return whisper.DecodingResult(None, options.language or f"guess {len(asked)}", text=text)
+
+    short = whisper_file(tmp_path / "short.pt", multilingual=True, window=100)
+    speech = SpeechToText(str(short), language="auto")
+    monkeypatch.setattr(whisper, "decode", decode)
+    heard = speech.transcribe(noise(0.01, 6))
+    assert (heard.text, heard.language) == ("so glad so glad", "guess 2")
+    assert asked == [None, None, "guess 2"]
+
+
 @pytest.mark.parametrize("language", ["auto", "de"])
 def test_another_language_needs_multilingual_weights(english, language):
     for source in (english, "micro:speech"):

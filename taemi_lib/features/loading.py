@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,7 +27,12 @@ def loading(source: str, role: str) -> Iterator[None]:
             yield
     except EncoderError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except pickle.UnpicklingError as error:  # its own text advises to read the file all the same
+        raise EncoderError(
+            f"{role} encoder {source!r} cannot be loaded: the file is damaged, or holds more than "
+            "weights, which could run code. Get it again from its publisher"
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, EOFError) as error:
         raise EncoderError(f"{role} encoder {source!r} cannot be loaded: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
