@@ -105,7 +105,9 @@ class Encoders:
     embedded in this package), and how their outputs are used."""
 
     audio: str = Field(
-        default="micro:audio", min_length=1, description="a wav2vec 2.0 with an emotion head"
+        default="micro:audio",
+        min_length=1,
+        description="a wav2vec 2.0 (with an emotion head or without), HuBERT, WavLM or Whisper",
     )
     vision: str = Field(default="micro:vision", min_length=1, description="a vision transformer")
     speech: str = Field(
@@ -113,7 +115,9 @@ class Encoders:
         min_length=1,
         description="a Whisper: its size, as in large-v3, or a file",
     )
-    text: str = Field(default="micro:text", min_length=1, description="a text encoder")
+    text: str = Field(
+        default="micro:text", min_length=1, description="a text encoder, or language model"
+    )
     audio_seconds: float = Field(
         default=12.0, gt=0, description="of sound that are read (paper: 12)"
     )

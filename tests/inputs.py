@@ -200,6 +200,33 @@ def speech_folder(path):
     return path
 
 
+def whisper_file(path, multilingual=False, window=1500):
+    """A random Whisper of 16 columns in openai's format; `window` in encoder steps (1500: 30 s)."""
+    import whisper
+
+    dims = dict(
+        n_mels=80,
+        n_audio_ctx=window,
+        n_audio_state=16,
+        n_audio_head=2,
+        n_audio_layer=1,
+        n_vocab=51_864 + multilingual,
+        n_text_ctx=32,
+        n_text_state=16,
+        n_text_head=2,
+        n_text_layer=1,
+    )
+    torch.manual_seed(0)
+    model = whisper.Whisper(whisper.model.ModelDimensions(**dims))
+    state = {
+        # the rows of tokens so short that none is much more likely than others
+        name: tensor if "positional" in name else torch.randn(tensor.shape) * 0.1
+        for name, tensor in model.state_dict().items()
+    } | {"decoder.positional_embedding": torch.zeros(32, 16)}
+    torch.save({"dims": dims, "model_state_dict": state}, path)
+    return Path(path)
+
+
 def encoder_settings(folder, **changes):
     """profiles.Encoders over four tiny random encoders in `folder`."""
     from taemi_lib.profiles import Encoders

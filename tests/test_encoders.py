@@ -259,7 +259,7 @@ def test_the_papers_text_encoder_is_of_a_class_that_transformers_knows(tmp_path)
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=32,
-        max_position_embeddings=64,
+        max_position_embeddings=128,
         pad_token_id=0,
     )
     GteModel(config).save_pretrained(tmp_path / "gte")

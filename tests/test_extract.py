@@ -124,7 +124,7 @@ def test_what_is_absent_has_its_reason_and_the_rest_is_encoded(tmp_path, encoder
 def test_words_that_are_empty_and_files_that_are_cut_off_say_so(tmp_path, encoders, heard):
     heard["words"] = ""
     whole = write_clip(tmp_path / "a.mp4", 3.0, options={"movflags": "faststart"})
-    assert extract_clip(Clip("a", "test", whole), encoders).absent == {"text": "empty transcript"}
+    assert extract_clip(Clip("a", "test", whole), encoders).absent == {"text": "no words heard"}
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
     features = extract_clip(Clip("a", "test", whole), encoders)
     assert features.damaged["vision"].startswith("truncated") and 0 < len(features.vision) < 30

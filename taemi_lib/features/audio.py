@@ -1,106 +1,74 @@
-"""Sound -> sequence: wav2vec 2.0 hidden states joined with emotion logits, `A = concat(H, Z)`
-(docs/paper.md, "audio").
+"""Sound -> sequence, by the network that `encoders.audio` names.
 
-The folder format is that of `audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim`: a
-Wav2Vec2Model and a regression head (arousal, dominance, valence). There the head sees the mean over
-time; here it runs on every frame: T x (1024 + 3).
+Which one that is, config.json decides: `waves` (wav2vec 2.0, HuBERT, WavLM; audeering's layout is
+the paper's) or `whisper_sound` (the encoder of any Whisper, which may also be one of openai's files
+or published names). Both give about 50 steps/s.
 """
 
 from __future__ import annotations
 
-import json
-import math
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
-from transformers import Wav2Vec2Config, Wav2Vec2Model
-from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2PreTrainedModel
-from transformers.utils import cached_file
+from transformers import PretrainedConfig
 
 from taemi_lib.data.media import SAMPLE_RATE, Unreadable
-from taemi_lib.features.loading import check_complete, loading
+from taemi_lib.errors import EncoderError
+from taemi_lib.features.loading import loading
 from taemi_lib.features.sequences import Sequence
-from taemi_lib.features.sources import Source, locate
+from taemi_lib.features.sources import Source, is_openai_whisper, locate_audio
+from taemi_lib.features.steady import check_steady
+from taemi_lib.features.waves import FAMILY, EmotionWav2Vec2, Waves
+from taemi_lib.features.whisper_sound import WhisperSound
 
-
-class EmotionHead(nn.Module):
-    """dense -> tanh -> out_proj, on the last axis: (..., hidden) -> (..., 3)."""
-
-    def __init__(self, config: Wav2Vec2Config):
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.out_proj(torch.tanh(self.dense(hidden)))
-
-
-class EmotionWav2Vec2(Wav2Vec2PreTrainedModel):
-    """Encoder and head under the names that audeering's weights use (`wav2vec2.*`,
-    `classifier.*`)."""
-
-    def __init__(self, config: Wav2Vec2Config):
-        super().__init__(config)
-        self.wav2vec2 = Wav2Vec2Model(config)
-        self.classifier = EmotionHead(config)
-        self.post_init()
-
-    def forward(self, waves: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """waves (B, N) at 16 kHz, mask (B, N) 1 = valid -> (B, T, hidden + 3)."""
-        hidden = self.wav2vec2(waves, attention_mask=mask).last_hidden_state  # (B, T, hidden)
-        return torch.cat([hidden, self.classifier(hidden)], dim=-1)
+__all__ = ["AudioEncoder", "EmotionWav2Vec2"]
 
 
 class AudioEncoder:
-    """One clip's sound to a sequence of 50 frames/s.
+    """One clip's sound to a sequence of about 50 steps/s.
 
-    source: folder or hub id in audeering's format. seconds: longer sound is cut (the paper: 12 s).
-    dim: hidden + 3. Raises EncoderError when the model is not there or does not have this format.
+    source: folder or hub id of a Wav2Vec2, HuBERT, WavLM or Whisper checkpoint, a whisper .pt file,
+    or a published Whisper's name. seconds: longer sound is cut (the paper: 12 s). dim: hidden + 3
+    in audeering's layout, else hidden; kind: which of these, in words. Raises EncoderError when the
+    model is not there, is of another kind, or answers randomly.
     """
 
     def __init__(self, source: str, device: str = "cpu", seconds: float = 12.0):
-        self.device, self.seconds = torch.device(device), seconds
-        place = locate(source, "audio")
-        with loading(source, "audio"):
-            self.model, info = EmotionWav2Vec2.from_pretrained(
-                place.where, revision=place.revision, dtype=torch.float32, output_loading_info=True
-            )
-            # masked_spec_embed is used in pre-training only
-            check_complete(info, source, "audio", optional=("masked_spec_embed",))
-            self.normalize = _preprocessing(place).get("do_normalize", True)
-        self.model.to(self.device).eval()
-        config = self.model.config
-        self.dim = config.hidden_size + config.num_labels
+        self.seconds = seconds
+        place = locate_audio(source)
+        with loading(source, "audio"), torch.inference_mode():
+            self._network = _network(place, source, torch.device(device))
+            probe = np.sin(np.arange(SAMPLE_RATE // 2, dtype=np.float32) ** 1.3)  # a rising tone
+            first = self._network.encode(probe)
+            check_steady(first, self._network.encode(probe), source, "audio")
+        self.model, self.kind = self._network.model, self._network.kind
+        self.dim = first.shape[1]
         self.identity = place.identity
-        self._stride = math.prod(config.conv_stride)  # samples per frame
-        steps = np.cumprod([1, *config.conv_stride[:-1]])
-        # samples that one frame sees
-        self._field = int(1 + ((np.array(config.conv_kernel) - 1) * steps).sum())
 
     @torch.inference_mode()
     def encode(self, samples: np.ndarray) -> Sequence:
-        """samples (N,) float32 at 16 kHz -> values (T, hidden + 3) float32; times are the middle of
-        what a frame sees.
-
-        The paper pads to 12 s and masks; the valid frames come out the same on the real length, for
-        less work, so there is no padding here. Raises Unreadable for sound shorter than one frame.
-        """
+        """samples (N,) float32 at 16 kHz -> values (T, dim) float32; times are the middle of what a
+        step sees. Raises Unreadable for sound shorter than one frame."""
         samples = np.asarray(samples, np.float32)[: round(self.seconds * SAMPLE_RATE)]
-        if samples.size < self._field:
-            raise Unreadable(
-                f"audio shorter than one frame ({samples.size} of {self._field} samples)"
-            )
-        if self.normalize:
-            samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
-        waves = torch.from_numpy(np.ascontiguousarray(samples))[None].to(self.device)  # (1, N)
-        mask = torch.ones_like(waves, dtype=torch.long)
-        values = self.model(waves, mask)[0].cpu().numpy()  # (T, hidden + 3)
-        times = (np.arange(len(values)) * self._stride + self._field / 2) / SAMPLE_RATE
-        return Sequence(values, times.astype(np.float32))
+        if samples.size < (least := self._network.least):
+            raise Unreadable(f"audio shorter than one frame ({samples.size} of {least} samples)")
+        values = self._network.encode(samples).cpu().numpy()  # (T, dim)
+        return Sequence(values, self._network.times(len(values)).astype(np.float32))
 
 
-def _preprocessing(place: Source) -> dict:
-    path = cached_file(place.where, "preprocessor_config.json", revision=place.revision)
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+def _network(place: Source, source: str, device: torch.device) -> Waves | WhisperSound:
+    if is_openai_whisper(place):
+        return WhisperSound(place, source, device, in_transformers=False)
+    config, _ = PretrainedConfig.get_config_dict(place.where, revision=place.revision)
+    kind = config.get("model_type")
+    if kind in FAMILY:
+        return Waves(place, source, device)
+    if kind == "whisper":
+        return WhisperSound(place, source, device, in_transformers=True)
+    if Path(place.where).is_dir() and "n_audio_ctx" in config:  # the micro format
+        return WhisperSound(place, source, device, in_transformers=False)
+    raise EncoderError(
+        f"encoders.audio = {source!r}: its config.json says model_type = {kind!r}; sound is "
+        f"encoded by {', '.join(FAMILY)} or whisper"
+    )

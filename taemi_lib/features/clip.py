@@ -67,6 +67,8 @@ def extract_clip(clip: Clip, encoders: Encoders) -> ClipFeatures:
         elif sound is not None:
             heard = encoders.speech.transcribe(sound.samples)
             found |= {"transcript": heard.text, "language": heard.language, "words": heard.words}
+            if not heard.text:
+                raise Unreadable("no words heard")
         else:
             raise Unreadable(f"no transcript: {why_no_sound}")
         found["tokens"], found["pooled"] = encoders.text.encode(found["transcript"])

@@ -33,8 +33,12 @@ def load_encoders(settings: profiles.Encoders, device: str = "cpu") -> Encoders:
     return Encoders(
         AudioEncoder(settings.audio, device, settings.audio_seconds),
         VisionEncoder(settings.vision, device, settings.vision_pooling),
-        SpeechToText(settings.speech, device) if settings.transcripts != "table" else None,
+        _speech(settings, device) if settings.transcripts != "table" else None,
         TextEncoder(settings.text, device, settings.text_pooling, settings.max_tokens),
         identity(settings),
         settings,
     )
+
+
+def _speech(settings: profiles.Encoders, device: str) -> SpeechToText:
+    return SpeechToText(settings.speech, device, settings.language, settings.no_speech)

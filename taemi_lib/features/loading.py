@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from transformers import AutoFeatureExtractor, FeatureExtractionMixin
 from transformers.utils import logging
 
+from taemi_lib.data.media import SAMPLE_RATE
 from taemi_lib.errors import EncoderError
+from taemi_lib.features.sources import Source
 
 
 @contextmanager
@@ -23,7 +27,12 @@ def loading(source: str, role: str) -> Iterator[None]:
             yield
     except EncoderError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except pickle.UnpicklingError as error:  # its own text advises to read the file all the same
+        raise EncoderError(
+            f"{role} encoder {source!r} cannot be loaded: the file is damaged, or holds more than "
+            "weights, which could run code. Get it again from its publisher"
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, EOFError) as error:
         raise EncoderError(f"{role} encoder {source!r} cannot be loaded: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
@@ -43,3 +52,23 @@ def check_complete(info: dict, source: str, role: str, optional: tuple[str, ...]
             f"{role} encoder {source!r}: its weights do not fit its config.json; "
             f"missing or of another shape: {names}"
         )
+
+
+def feature_extractor(place: Source, source: str, expected: str) -> FeatureExtractionMixin:
+    """The encoder's own preparation of sound, by transformers, so that all its settings count.
+
+    expected: its class. Raises EncoderError for another, and for another sampling rate than that of
+    the sound that is read.
+    """
+    found = AutoFeatureExtractor.from_pretrained(place.where, revision=place.revision)
+    about = f"encoders.audio = {source!r}: its preprocessor_config.json says"
+    if type(found).__name__ != expected:
+        raise EncoderError(
+            f"{about} feature_extractor_type = {type(found).__name__}, expected {expected}"
+        )
+    if found.sampling_rate != SAMPLE_RATE:
+        raise EncoderError(
+            f"{about} sampling_rate = {found.sampling_rate}, but sound is read at {SAMPLE_RATE} "
+            f"Hz; use an encoder that was trained on {SAMPLE_RATE} Hz"
+        )
+    return found

@@ -48,11 +48,12 @@ class Word:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was heard: `text` is "" where there were no words, `language` is Whisper's abbreviation,
-    `words` is empty where the model gives no times."""
+    """What was heard: `text` is "" where there were no words, `language` is Whisper's abbreviation
+    (None: it was to be heard, and there were no words), `words` is empty where the model gives no
+    times."""
 
     text: str
-    language: str
+    language: str | None
     words: tuple[Word, ...] = ()
 
 
@@ -60,7 +61,7 @@ class Transcript:
 class ClipFeatures:
     """One clip, encoded. A modality that is absent is None here and has its reason in `absent`.
 
-    audio (T_a, hidden + 3), vision (T_v, D), tokens (T_t, D) and pooled (D,) of the transcript.
+    audio (T_a, D_a), vision (T_v, D), tokens (T_t, D) and pooled (D,) of the transcript.
     `damaged` names modalities that are there but incomplete, with what happened (a truncated file,
     for example); `notes` says what was chosen where a file left a choice (several sound tracks).
     `language` and `words` are known of a transcript that was heard, not of a table's.

@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -26,10 +27,18 @@ _SETTINGS = (
     "processor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
 )
 # the first pattern that matches, as transformers chooses
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_PUBLISHED = "openai-whisper:"
 # where whisper keeps what it has fetched
 WHISPER_CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "whisper"
 
@@ -124,30 +133,56 @@ def _on_hub(name: str, role: str, download: bool) -> Source:
     return Source(name, f"{name}@{commit[:8]}", commit)
 
 
+def locate_audio(source: str, download: bool = True) -> Source:
+    """As `locate`; sound may also be encoded by a published Whisper ("large-v3"). Raises
+    EncoderError."""
+    here = source.startswith("micro:") or resolve(source).exists()
+    if here or "/" in source or not _is_published(source):
+        return locate(source, "audio", download)
+    return _published(source, "audio", download)
+
+
 def locate_speech(source: str, download: bool = True) -> Source:
     """As `locate`; a published Whisper's name ("large-v3") is also known, by the hash of its
     weights, and fetched by whisper itself, not from the hub. Raises EncoderError, without
     `download` also for a published model that is not in whisper's cache."""
     if source.startswith("micro:") or resolve(source).exists():
         return locate(source, "speech")
+    if _is_published(source):
+        return _published(source, "speech", download)
+    raise EncoderError(
+        f"encoders.speech = {source!r}: no such folder or file; the published models are: "
+        f"{', '.join(_whisper().available_models())}"
+    )
+
+
+def is_openai_whisper(place: Source) -> bool:
+    """Whether this is a file or a published name that openai-whisper loads, not a folder."""
+    return Path(place.where).is_file() or place.identity.startswith(_PUBLISHED)
+
+
+def _whisper() -> ModuleType:
     import whisper  # takes seconds, and only the models that it publishes need it
 
-    name = source.removeprefix("openai-whisper:")
-    if name not in whisper.available_models():
-        raise EncoderError(
-            f"encoders.speech = {source!r}: no such folder or file; the published models are: "
-            f"{', '.join(whisper.available_models())}"
-        )
-    address = whisper._MODELS[name]
+    return whisper
+
+
+def _is_published(source: str) -> bool:
+    return source.removeprefix(_PUBLISHED) in _whisper().available_models()
+
+
+def _published(source: str, role: str, download: bool) -> Source:
+    name = source.removeprefix(_PUBLISHED)
+    address = _whisper()._MODELS[name]
     expected = address.split("/")[-2]  # the hash that whisper itself checks
     cached = WHISPER_CACHE / address.rsplit("/", 1)[-1]
     if not (download or cached.is_file()):
         raise EncoderError(
-            f"encoders.speech = {source!r}: {cached.name} is not in whisper's cache. "
+            f"encoders.{role} = {source!r}: {cached.name} is not in whisper's cache. "
             f'Connect to the network once: python -c "import whisper; whisper.load_model'
-            f"('{name}')\"; or copy the file: --set encoders.speech=FILE"
+            f"('{name}')\"; or copy the file: --set encoders.{role}=FILE"
         )
-    return Source(name, f"openai-whisper:{name}@{expected[:8]}")
+    return Source(name, f"{_PUBLISHED}{name}@{expected[:8]}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -196,4 +231,8 @@ def _needed(settings: profiles.Encoders) -> tuple[str, ...]:
 
 
 def _find(role: str, source: str, download: bool = True) -> Source:
-    return locate_speech(source, download) if role == "speech" else locate(source, role, download)
+    if role == "speech":
+        return locate_speech(source, download)
+    if role == "audio":
+        return locate_audio(source, download)
+    return locate(source, role, download)

@@ -8,6 +8,7 @@ Decoding is greedy (temperature 0), so that the same sound always gives the same
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,63 +18,91 @@ import whisper
 from safetensors.torch import load_file
 from whisper.audio import HOP_LENGTH
 from whisper.model import ModelDimensions
+from whisper.tokenizer import LANGUAGES, get_tokenizer
 
 from taemi_lib.data.media import SAMPLE_RATE, is_silent
 from taemi_lib.errors import EncoderError
 from taemi_lib.features.loading import loading
-from taemi_lib.features.sequences import Transcript
+from taemi_lib.features.sequences import Transcript, Word
 from taemi_lib.features.sources import locate_speech
+from taemi_lib.features.word_times import has_words, word_times
 
-_LANGUAGE = "en"  # the data's; automatic detection would guess anew for every clip
 _FULL_CONTEXT = 1500  # encoder frames of every published Whisper: 30 s
-# a last window shorter than 0.25 s holds no word, but makes Whisper invent one
+# sound shorter than 0.25 s holds no word, but makes Whisper invent one
 _SHORTEST = SAMPLE_RATE // 4
+# The micro vocabulary lacks Whisper's token for "no speech"; there, how likely the words are must
+# say it (mean logarithm of the probability per token). In the demo's clips it is above -2.9, in
+# hiss, hum and tones below -4.6.
+_LEAST_LOGPROB = -3.7
 
 
 class SpeechToText:
     """One clip's sound to its words.
 
     source: a whisper .pt file, a published model's name (downloaded once, to whisper's own cache),
-    or a folder with config.json and model.safetensors (the micro format). Raises EncoderError when
-    the model is not there.
+    or a folder with config.json and model.safetensors (the micro format). language: Whisper's
+    abbreviation, or "auto" (heard anew in each clip). no_speech: a window that Whisper holds for no
+    speech with a higher probability gives no words, however sure it is of them (`whisper` itself
+    would keep those; hiss gives it certain nonsense); 1 keeps all. A micro folder whose vocabulary
+    cannot say so drops words that it finds unlikely instead. Raises EncoderError when the model is
+    not there, or does not know the language.
     """
 
-    def __init__(self, source: str, device: str = "cpu"):
+    def __init__(
+        self, source: str, device: str = "cpu", language: str = "en", no_speech: float = 0.6
+    ):
         place = locate_speech(source)
+        self.no_speech, self.least_logprob, self.sample_len = no_speech, -math.inf, None
         with loading(source, "speech"):
             if Path(place.where).is_dir():
-                self.model, self.sample_len = load_micro(Path(place.where))
+                self.model, self.sample_len, vocabulary = _read_micro(Path(place.where))
                 self.model.to(device)
+                if _no_speech_token(self.model) not in vocabulary and no_speech < 1:
+                    self.least_logprob = _LEAST_LOGPROB
             else:  # whisper reads its own format with weights_only=True
-                self.model, self.sample_len = whisper.load_model(place.where, device=device), None
+                self.model = whisper.load_model(place.where, device=device)
+        _check_language(self.model, language, source)
+        self.language = None if language == "auto" else language
         self.model.eval()
         self.identity = place.identity
 
     @torch.inference_mode()
     def transcribe(self, samples: np.ndarray) -> Transcript:
         """samples (N,) float32 at 16 kHz, any length -> the words of all segments; "" where none
-        were heard."""
+        were heard. Words have times where the model is of full size."""
         samples = np.ascontiguousarray(samples, np.float32)
-        if is_silent(samples):
-            return Transcript("", _LANGUAGE)
-        if self.model.dims.n_audio_ctx == _FULL_CONTEXT:
-            # No text carried over between windows: it may send greedy decoding into a loop.
-            result = self.model.transcribe(
-                samples,
-                language=_LANGUAGE,
-                temperature=0.0,
-                condition_on_previous_text=False,
-                fp16=self.model.device.type == "cuda",
-            )
-            texts = [segment["text"] for segment in result["segments"]]
-        else:
-            texts = self._windows(samples)
-        text = " ".join(text.strip() for text in texts if text.strip())
-        return Transcript(text, _LANGUAGE)
+        if is_silent(samples) or samples.size < _SHORTEST:
+            return Transcript("", self.language)
+        full = self.model.dims.n_audio_ctx == _FULL_CONTEXT
+        text, language, words = (self._whole if full else self._windows)(samples)
+        # what was guessed from sound without words is no language
+        return Transcript(text, language if text else self.language, words)
 
-    def _windows(self, samples: np.ndarray) -> list[str]:
+    def _whole(self, samples: np.ndarray) -> tuple[str, str, tuple[Word, ...]]:
+        """Text, language and words' times, by whisper's own windows of 30 s."""
+        # No text carried over between windows: it may send greedy decoding into a loop.
+        result = self.model.transcribe(
+            samples,
+            language=self.language,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            no_speech_threshold=self.no_speech,
+            logprob_threshold=None,  # else words that it is sure of are kept all the same
+            fp16=self.model.device.type == "cuda",
+        )
+        segments = [
+            segment
+            for segment in result["segments"]
+            if has_words(segment["text"])
+            and samples.size - segment["seek"] * HOP_LENGTH >= _SHORTEST  # a tiny last window
+        ]
+        text = " ".join(segment["text"].strip() for segment in segments)
+        language = result["language"]
+        return text, language, word_times(self.model, samples, segments, language)
+
+    def _windows(self, samples: np.ndarray) -> tuple[str, str | None, tuple[Word, ...]]:
         """Window by window: `whisper.transcribe` insists on 30 s, a smaller encoder has a shorter
-        context."""
+        context. Without times: so small a model's attention does not place words."""
         frames = 2 * self.model.dims.n_audio_ctx  # mel frames per window; the encoder halves them
         width = frames * HOP_LENGTH  # samples per window
         # (n_mels, (N + width) / 160): silence is added before the spectrogram, because zeros in it
@@ -81,21 +110,47 @@ class SpeechToText:
         mel = whisper.log_mel_spectrogram(
             samples, self.model.dims.n_mels, padding=width, device=self.model.device
         )
-        options = whisper.DecodingOptions(
-            language=_LANGUAGE,
-            without_timestamps=True,
-            fp16=False,
-            temperature=0.0,
-            sample_len=self.sample_len,
-        )
-        texts = []
+        language, texts = self.language, []
         for number, start in enumerate(range(0, samples.size, width)):
             part = samples[start : start + width]
-            if is_silent(part) or (start and part.size < _SHORTEST):
+            if is_silent(part) or part.size < _SHORTEST:
                 continue
             window = whisper.pad_or_trim(mel[:, number * frames : (number + 1) * frames], frames)
-            texts.append(whisper.decode(self.model, window, options).text)
-        return texts
+            options = whisper.DecodingOptions(
+                language=language,
+                without_timestamps=True,
+                fp16=False,
+                temperature=0.0,
+                sample_len=self.sample_len,
+            )
+            heard = whisper.decode(self.model, window, options)
+            if heard.no_speech_prob > self.no_speech or heard.avg_logprob < self.least_logprob:
+                continue
+            if has_words(heard.text):
+                texts.append(heard.text.strip())
+                language = heard.language  # one clip, one language: that of its first words
+        return " ".join(texts), language, ()
+
+
+def _check_language(model: whisper.Whisper, language: str, source: str) -> None:
+    """Whisper itself would go on in English without a word, or stop at the first clip."""
+    setting = f"encoders.language = {language!r}"
+    if language != "en" and not model.is_multilingual:
+        raise EncoderError(
+            f"{setting}: the speech encoder {source!r} knows English only. Use en, or multilingual "
+            "weights (a Whisper whose name does not end in .en): --set encoders.speech=large-v3"
+        )
+    known = list(LANGUAGES)[: model.num_languages]
+    if language not in ("auto", *known):
+        raise EncoderError(
+            f"{setting}: the speech encoder {source!r} does not know this language; "
+            f"it knows auto, {', '.join(known)}"
+        )
+
+
+def _no_speech_token(model: whisper.Whisper) -> int:
+    tokenizer = get_tokenizer(model.is_multilingual, num_languages=model.num_languages)
+    return tokenizer.no_speech
 
 
 def load_micro(folder: Path) -> tuple[whisper.Whisper, int | None]:
@@ -105,6 +160,12 @@ def load_micro(folder: Path) -> tuple[whisper.Whisper, int | None]:
     the embedding are one row. `token_embedding.rows` (K, D) at `token_embedding.ids` (K,),
     `token_embedding.other` (D,) everywhere else. Raises EncoderError naming what is missing.
     """
+    model, sample_len, _ = _read_micro(folder)
+    return model, sample_len
+
+
+def _read_micro(folder: Path) -> tuple[whisper.Whisper, int | None, frozenset[int]]:
+    """`load_micro`, and the ids of the tokens that have a row of their own."""
     config_file, weights_file = folder / "config.json", folder / "model.safetensors"
     for file in (config_file, weights_file):
         if not file.exists():
@@ -123,8 +184,9 @@ def load_micro(folder: Path) -> tuple[whisper.Whisper, int | None]:
         if not name.startswith("token_embedding.")
     }
     table = tensors["token_embedding.other"].float().repeat(dims.n_vocab, 1)  # (n_vocab, D)
-    table[tensors["token_embedding.ids"].long()] = tensors["token_embedding.rows"].float()
+    ids = tensors["token_embedding.ids"].long()
+    table[ids] = tensors["token_embedding.rows"].float()
     state["decoder.token_embedding.weight"] = table
     model = whisper.Whisper(dims)
     model.load_state_dict(state)  # strict: a fresh Whisper is uninitialised memory
-    return model, config.get("sample_len")
+    return model, config.get("sample_len"), frozenset(ids.tolist())
