@@ -27,6 +27,7 @@ MAIN = [
     "05_evaluation",
     "06_ablations",
     "07_systems_compared",
+    "09_your_own_clips",
 ]
 COURSE = [*MAIN, "appendix/A1_micro_backbones"]
 COMMON = list(notebook.COMMON)

@@ -84,6 +84,11 @@ def one_line(text: str) -> str:
     return " ".join(str(text).split())
 
 
+def plain(text: str) -> str:
+    """A text of somebody else's as matplotlib shall show it: a dollar sign begins no formula."""
+    return one_line(text).replace("$", r"\$")
+
+
 def listed(names: Iterable[object], most: int = 8) -> str:
     """Names as part of a sentence: "a, b and c"; of more than `most` the first and a count."""
     texts = [one_line(str(name)) for name in names]

@@ -15,6 +15,7 @@ import ipywidgets
 from taemi_lib.data.manifest import Clip, Manifest
 from taemi_lib.figures.clips import intensities
 from taemi_lib.figures.style import Figure
+from taemi_lib.support import files, naming
 
 LARGEST = 4_000_000  # bytes of a video that go into the page; larger ones are only named
 
@@ -101,3 +102,30 @@ def attention_explorer(clip_ids: Sequence[str], draw: Callable[[str], Figure]) -
     choice.observe(show, names="value")
     show()
     return ipywidgets.VBox([choice, picture])
+
+
+def uploader(folder: str | Path, largest: int = 200_000_000) -> ipywidgets.Widget:
+    """A button that takes media files and tables from the reader's machine into `folder`.
+
+    Names are made harmless, files above `largest` bytes are refused with their names; the bytes
+    are not looked at here: whoever reads them must expect anything. On phones the button offers the
+    camera.
+    """
+    button = ipywidgets.FileUpload(accept="video/*,audio/*,.mkv,.csv", multiple=True)
+    said = ipywidgets.HTML("No file yet.")
+
+    def keep(_change: object = None) -> None:
+        lines = []
+        for entry in button.value:
+            name, content = Path(entry["name"].replace("\\", "/")).name, entry["content"]
+            if len(content) > largest:
+                lines.append(f"{name}: refused, above {largest / 1e6:.0f} MB")
+                continue
+            kept = naming.safe(Path(name).stem)[:80].lstrip(".") + Path(name).suffix.lower()[:10]
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            files.write_bytes(Path(folder) / kept, bytes(content))
+            lines.append(f"{name}: {len(content) / 1e6:.1f} MB, as {kept}")
+        said.value = "<br>".join(html.escape(line) for line in lines) or "No file yet."
+
+    button.observe(keep, names="value")
+    return ipywidgets.VBox([button, said])
