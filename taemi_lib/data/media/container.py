@@ -162,7 +162,7 @@ class Decoder:
                     self.trouble = "a frame is corrupt"
                     return
                 if not decoded:
-                    self._check_start(self.time(frame))
+                    self.check_start(self.time(frame))
                 decoded = True
                 self.end = max(self.end, self.time(frame) + self._length(frame))
                 yield frame
@@ -174,7 +174,7 @@ class Decoder:
             return self.frame_seconds
         return frame.samples / frame.sample_rate if frame.sample_rate > 0 else 0.0
 
-    def _check_start(self, time: float) -> None:
+    def check_start(self, time: float) -> None:
         """A stream may set in late; one that begins hours after its file, or before it, has another
         clock than the rest."""
         if time > LONGEST:
