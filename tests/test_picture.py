@@ -1,5 +1,7 @@
 """Pictures as a player shows them: turned, mirrored, with square pixels, evenly spread in time."""
 
+import os
+import threading
 from fractions import Fraction
 
 import av
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from inputs import set_matrix, tone, write_clip, write_pictures
 
-from taemi_lib.data.media import Unreadable, read_audio, read_frames
+from taemi_lib.data.media import Unreadable, picture, read_audio, read_frames
 
 RED, GREEN, BLUE, BLACK = (220, 20, 20), (20, 200, 20), (20, 20, 220), (10, 10, 10)
 
@@ -54,11 +56,26 @@ def test_the_whole_display_matrix_is_followed(tmp_path, matrix, shown, turned):
 
 @pytest.mark.parametrize(
     ("pixel", "shape"),
-    [(Fraction(2), (48, 128)), (Fraction(1, 2), (48, 32)), (Fraction(1, 1000), (48, 64))],
+    [(Fraction(2), (48, 128)), (Fraction(1, 2), (48, 32)), (Fraction(1, 20), (48, 64))],
 )
 def test_pixels_are_made_square(tmp_path, pixel, shape):
-    path = write_pictures(tmp_path / "a.mkv", quarters()[None], [0], pixel=pixel)
-    assert read_frames(path).images.shape[1:3] == shape
+    path = write_pictures(tmp_path / "a.mp4", quarters()[None], [0], pixel=pixel)
+    frames = read_frames(path)
+    assert frames.images.shape[1:3] == shape
+    impossible = pixel == Fraction(1, 20)
+    assert frames.note == ("pixels of the shape 1:20 are taken for square" if impossible else "")
+
+
+def test_pixels_are_made_square_before_the_picture_is_turned(tmp_path):
+    path = write_pictures(tmp_path / "a.mp4", quarters()[None], [0], pixel=Fraction(2))
+    assert read_frames(set_matrix(path, (0, 1, -1, 0))).images.shape == (1, 128, 48, 3)
+
+
+def test_a_turn_that_is_no_quarter_is_said(tmp_path):
+    path = write_pictures(tmp_path / "a.mp4", quarters()[None], [0])
+    tilted = read_frames(set_matrix(path, (0.866, 0.5, -0.5, 0.866)))
+    assert tilted.note == "turned by 30 degrees: shown by the nearest quarter"
+    assert seen(tilted.images[0]) == ["red", "green", "blue", "black"]
 
 
 def test_uniform_frames_are_uniform_in_time_also_at_variable_rate(tmp_path):
@@ -70,6 +87,25 @@ def test_uniform_frames_are_uniform_in_time_also_at_variable_rate(tmp_path):
     assert len(read_frames(path, 1000, "uniform").times) == len(times)
     few = read_frames(path, 40, "uniform").times  # more than the slow part has
     assert len(np.unique(few)) == len(few) <= 40 and few[-1] == pytest.approx(10, abs=0.01)
+
+
+def test_stamps_of_another_clock_do_not_stretch_uniform_frames(tmp_path):
+    times = [*np.arange(0, 2, 0.1), 9000.0, 9000.1]
+    images = np.zeros((len(times), 16, 16, 3), np.uint8)
+    path = write_pictures(tmp_path / "a.mkv", images, times)
+    found = read_frames(path, 5, "uniform")
+    np.testing.assert_allclose(found.times, np.linspace(0, 1.9, 5), atol=0.051)
+    first = read_frames(path)
+    assert len(first.times) == 20 and "2 frames with impossible times" in first.damage
+
+
+def test_of_a_cut_file_uniform_frames_are_those_that_are_there(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", 4.0, options={"movflags": "faststart"}, sound=None)
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 2])
+    found = read_frames(path, 4, "uniform")
+    assert 2 <= len(found.times) <= 4 and found.damage.startswith("truncated: ")
+    assert found.times.max() < 3
 
 
 def test_the_frames_that_were_chosen_are_the_ones_that_come(tmp_path):
@@ -107,6 +143,13 @@ def test_very_large_frames_come_small(tmp_path):
     assert read_frames(path).images.shape == (1, 5, 512, 3)
 
 
+def test_frames_beyond_any_camera_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
+    path = write_clip(tmp_path / "a.mp4")
+    monkeypatch.setattr(picture, "LARGEST", 32 * 32 - 1)
+    with pytest.raises(Unreadable, match="pictures of 32 x 32 pixels: too large"):
+        read_frames(path)
+
+
 # --- what FFmpeg says
 
 
@@ -131,3 +174,39 @@ def test_an_index_that_is_there_is_not_called_missing(tmp_path):
     with pytest.raises(Unreadable) as caught:
         read_frames(without)
     assert "missing" not in caught.value.reason
+
+
+def test_an_error_while_a_frame_is_scaled_is_a_reason(tmp_path, monkeypatch):
+    path = write_clip(tmp_path / "a.mp4")
+    monkeypatch.setattr(picture, "_size", lambda *_: ((-5, 10), ""))
+    with pytest.raises(Unreadable, match="^damaged: "):
+        read_frames(path)
+
+
+def test_a_playlist_is_no_media_file(tmp_path):
+    """It would have other files read, or addresses asked."""
+    clip = write_clip(tmp_path / "a.mp4")
+    for name, text in {
+        "b.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{clip}\n#EXT-X-ENDLIST\n",
+        "c.mp4": "ffconcat version 1.0\nfile a.mp4\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(Unreadable):
+            read_audio(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    said = []
+
+    def read():
+        try:
+            read_audio(tmp_path / "a.mp4")
+        except Unreadable as error:
+            said.append(error.reason)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert said == ["cannot be read: not a file"]

@@ -55,6 +55,43 @@ def test_loud_sound_is_never_louder_than_the_file(tmp_path):
     assert np.abs(read_audio(beyond).samples).max() == pytest.approx(1.7, abs=0.002)
 
 
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_s32le", "flac"])
+def test_a_square_wave_at_full_scale_does_not_rise_above_it(tmp_path, codec):
+    """A resampler rings at steep edges, by a sixth of their height."""
+    square = np.sign(tone(1.5, 44_100, 440, 2) + 1e-6)
+    path = write_sound(
+        tmp_path / f"a.{'flac' if codec == 'flac' else 'wav'}", [(0, square, 44_100)], codec
+    )
+    samples = read_audio(path).samples
+    assert np.abs(samples).max() <= 1.0
+    assert np.mean(np.abs(samples)) > 0.95
+
+
+def test_sound_is_resampled_as_in_one_piece(tmp_path):
+    """However it is cut: 3.3 s are handed on a second at a time."""
+    samples = np.random.default_rng(0).normal(0, 0.1, (1, 72_765)).astype(np.float32)
+    resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE)
+    frame = av.AudioFrame.from_ndarray(samples, format="flt", layout="mono")
+    frame.sample_rate = 22_050
+    parts = [*resampler.resample(frame), *resampler.resample(None)]
+    whole = np.concatenate([part.to_ndarray()[0] for part in parts])
+    path = write_sound(tmp_path / "a.wav", [(0, samples, 22_050)])
+    np.testing.assert_array_equal(read_audio(path).samples, whole)
+    for seconds in (0.5, 1.0, 2.9):
+        found = read_audio(path, seconds).samples
+        np.testing.assert_array_equal(found, whole[: round(seconds * SAMPLE_RATE)])
+
+
+def test_a_format_of_samples_that_is_not_known_is_a_reason(tmp_path):
+    data = write_wav(tmp_path / "a.wav", tone(1)).read_bytes()
+    path = tmp_path / "b.wav"  # 64-bit whole numbers, which the header alone can claim
+    header = bytearray(data)
+    header[32:36] = (8).to_bytes(2, "little") + (64).to_bytes(2, "little")
+    path.write_bytes(header)
+    with pytest.raises(Unreadable, match="samples of the format s64 cannot be read"):
+        read_audio(path)
+
+
 # --- a stream that changes
 
 
@@ -122,7 +159,8 @@ def test_what_comes_twice_is_heard_once():
     line.add(second, SAMPLE_RATE, 0.7)  # .3 s again
     line.add(first, SAMPLE_RATE, 1.7)
     samples = line.samples()
-    assert samples.size == round(2.7 * SAMPLE_RATE) and line.faults() == []
+    assert samples.size == round(2.7 * SAMPLE_RATE)
+    assert line.faults() == ["overlaps: 0.3 s of the sound come twice and are left out"]
     np.testing.assert_array_equal(samples[: first.size], first)
     np.testing.assert_array_equal(samples[first.size : 27_200], second[4_800:])
 
@@ -217,3 +255,17 @@ def test_the_default_track_is_read_and_the_choice_told(tmp_path):
         assert heard == pytest.approx((300, 700)[number], abs=2)
         assert audio.note == f"2 audio tracks: track {number + 1}, the default one, is read"
     assert read_audio(write_mp4(tmp_path / "one.mp4", tone())).note == ""
+
+
+def test_a_track_without_a_decoder_is_passed_over_or_said(tmp_path):
+    """As the second, spatial one of new phones."""
+    pieces = {0: [(0, tone(1, hertz=300), 16_000)], 1: [(0, tone(1, hertz=700), 16_000)]}
+    path = write_sound(tmp_path / "a.mkv", pieces, "pcm_s16le", tracks={0: None, 1: None})
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"A_PCM/INT", b"A_PCX/INT", 1))
+    audio = read_audio(path)
+    heard = np.argmax(np.abs(np.fft.rfft(audio.samples))) * SAMPLE_RATE / audio.samples.size
+    assert heard == pytest.approx(700, abs=2) and "track 2" in audio.note
+    path.write_bytes(data.replace(b"A_PCM/INT", b"A_PCX/INT"))
+    with pytest.raises(Unreadable, match="no decoder for its audio track"):
+        read_audio(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,10 @@ _STILL = (
     | av.stream.Disposition.timed_thumbnails
     | av.stream.Disposition.still_image
 )
+# what an MP4 or a QuickTime file begins with
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp")
+# FFmpeg renders a .txt as the screen of a terminal; the others name files to be read instead
+_NO_MEDIA = {"tty", "hls", "concat", "dash", "imf"}
 _ABSENT = {"audio": "no audio track", "video": "no video track"}
 
 
@@ -37,10 +42,14 @@ class Unreadable(Exception):
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[av.container.InputContainer]:
-    """The file, open. Raises Unreadable saying why it cannot be opened."""
+    """The file, open. Raises Unreadable saying why it cannot be opened, or what FFmpeg found wrong
+    while it was."""
     # absolute: FFmpeg takes what stands before a colon for a protocol (12:30.mp4)
     path = Path(path).absolute()
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe may never answer or never end
+            raise Unreadable("cannot be read: not a file")
         with path.open("rb") as file:
             head = file.read(12)
     except OSError as error:
@@ -48,9 +57,12 @@ def opened(path: str | Path) -> Iterator[av.container.InputContainer]:
     if not head:
         raise Unreadable("empty file")
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        # a playlist may name addresses: nothing is asked for over a network
+        container = av.open(
+            str(path), metadata_errors="replace", options={"protocol_whitelist": "file"}
+        )
     except av.InvalidDataError as error:
-        if head[4:8] != b"ftyp":
+        if head[4:8] not in _MP4_BOXES:
             raise Unreadable("not a media file") from error
         whole = "moov" in _boxes(path)
         raise Unreadable(
@@ -59,13 +71,15 @@ def opened(path: str | Path) -> Iterator[av.container.InputContainer]:
     except av.FFmpegError as error:
         raise Unreadable(f"cannot be opened: {error.strerror}") from error
     with container:
-        # FFmpeg renders a .txt as the screen of a terminal, and cannot say what is in a file of
-        # unknown content.
-        if container.format.name == "tty" or not (
+        # FFmpeg cannot say what is in a file of unknown content
+        if not _NO_MEDIA.isdisjoint(container.format.name.split(",")) or not (
             container.streams.audio or container.streams.video
         ):
             raise Unreadable("not a media file")
-        yield container
+        try:
+            yield container
+        except av.FFmpegError as error:
+            raise Unreadable(f"damaged: {error.strerror or type(error).__name__}") from error
 
 
 def _boxes(path: Path) -> set[str]:
@@ -97,8 +111,11 @@ def choose(container, kind: str) -> tuple[Any, str]:
     ]
     if not tracks:
         raise Unreadable(_ABSENT[kind])
-    default = [track for track in tracks if track.disposition & av.stream.Disposition.default]
-    chosen = (default or tracks)[0]
+    known = [track for track in tracks if track.codec_context is not None]
+    if not known:
+        raise Unreadable(f"no decoder for its {kind} track")
+    default = [track for track in known if track.disposition & av.stream.Disposition.default]
+    chosen = (default or known)[0]
     if len(tracks) == 1:
         return chosen, ""
     which = "the default one" if default else "the first"
@@ -145,16 +162,19 @@ class Decoder:
                     self.trouble = "a frame is corrupt"
                     return
                 if not decoded:
-                    self._check_start(self.time(frame))
+                    self.check_start(self.time(frame))
                 decoded = True
-                audio = self.stream.type == "audio"
-                length = frame.samples / frame.sample_rate if audio else self.frame_seconds
-                self.end = max(self.end, self.time(frame) + length)
+                self.end = max(self.end, self.time(frame) + self._length(frame))
                 yield frame
             if packet.is_corrupt:
                 return
 
-    def _check_start(self, time: float) -> None:
+    def _length(self, frame) -> float:
+        if self.stream.type != "audio":
+            return self.frame_seconds
+        return frame.samples / frame.sample_rate if frame.sample_rate > 0 else 0.0
+
+    def check_start(self, time: float) -> None:
         """A stream may set in late; one that begins hours after its file, or before it, has another
         clock than the rest."""
         if time > LONGEST:

@@ -14,6 +14,8 @@ import numpy as np
 from taemi_lib.data.media.container import LONGEST, Decoder, Unreadable, choose, opened
 
 LONGEST_SIDE = 512  # pixels; encoders see 224 at most, and 400 frames of full HD would take 2.5 GB
+LARGEST = 150_000_000  # pixels of a frame; the decoder holds several of them, of 225 MB each
+_SAME = 1e-4  # s by which a frame's time may differ from that of its packet
 _PIXEL_SHAPES = (Fraction(1, 4), Fraction(4))  # width : height; what lies outside is no camera's
 
 
@@ -44,6 +46,9 @@ def read_frames(path: str | Path, maximum: int = 400, choice: str = "first") -> 
     misplaced = 0
     with opened(path) as container:
         stream, note = choose(container, "video")
+        wide, high = stream.codec_context.width, stream.codec_context.height
+        if wide * high > LARGEST:
+            raise Unreadable(f"pictures of {wide} x {high} pixels: too large")
         decoder = Decoder(container, stream)
         wanted = _Wanted(maximum, targets)
         for frame in decoder:
@@ -57,10 +62,12 @@ def read_frames(path: str | Path, maximum: int = 400, choice: str = "first") -> 
                 continue
             # all frames in the size of the first, even if the stream changes it midway
             if not images:
-                size = _size(frame, stream.sample_aspect_ratio)
-                matrix = _matrix(frame)
-            picture = frame.reformat(*size, format="rgb24", interpolation="AREA").to_ndarray()
-            images.append(_as_shown(picture, matrix))
+                size, strange = _size(frame, stream.sample_aspect_ratio)
+                matrix, askew = _matrix(frame)
+                note = "; ".join(filter(None, [note, strange, askew]))
+            # one thread, as in the decoder: to start more takes longer than the work
+            scaled = frame.reformat(*size, format="rgb24", interpolation="AREA", threads=1)
+            images.append(_as_shown(scaled.to_ndarray(), matrix))
             times.append(time)
         damage = decoder.damage(wanted.done)
     if misplaced:
@@ -84,9 +91,9 @@ class _Wanted:
             self._left -= 1
             return not self.done
         self.done = not self._targets
-        if self.done or time < self._targets[0]:
+        if self.done or time < self._targets[0] - _SAME:
             return False
-        while self._targets and self._targets[0] <= time:
+        while self._targets and self._targets[0] <= time + _SAME:
             self._targets.pop(0)
         return True
 
@@ -98,6 +105,12 @@ def _evenly(path: str | Path, maximum: int) -> list[float]:
         stream, _ = choose(container, "video")
         decoder = Decoder(container, stream)
         times = np.array(sorted(_stamps(container, stream, decoder)))
+        if times.size:
+            decoder.check_start(times[0])
+            times += decoder.early
+    # what another clock has stamped is left out when it is decoded, too
+    if (jumps := np.flatnonzero(np.diff(times) >= LONGEST)).size:
+        times = times[: jumps[0] + 1]
     if len(times) <= maximum:
         return times.tolist()
     goals = np.linspace(times[0], times[-1], maximum)
@@ -113,27 +126,32 @@ def _stamps(container, stream, decoder: Decoder) -> Iterator[float]:
             if packet.size and not packet.is_discard:
                 yield decoder.time(packet)
                 decoder.end = decoder.time(packet) + decoder.frame_seconds
-    except av.FFmpegError as error:
-        raise Unreadable(f"damaged: {error.strerror}") from error
+    except av.FFmpegError:
+        return  # decoding comes to the same damage, and says so
 
 
-def _size(frame: av.VideoFrame, pixel: Fraction | None) -> tuple[int, int]:
-    """(width, height) of the frame with square pixels, the longer side at most LONGEST_SIDE."""
-    width, height = float(frame.width), float(frame.height)
-    if pixel and _PIXEL_SHAPES[0] <= pixel <= _PIXEL_SHAPES[1]:
+def _size(frame: av.VideoFrame, pixel: Fraction | None) -> tuple[tuple[int, int], str]:
+    """(width, height) of the frame with square pixels, the longer side at most LONGEST_SIDE; and a
+    note if its pixels have a shape that cannot be."""
+    width, height, note = float(frame.width), float(frame.height), ""
+    if pixel and not _PIXEL_SHAPES[0] <= pixel <= _PIXEL_SHAPES[1]:
+        note = f"pixels of the shape {pixel.numerator}:{pixel.denominator} are taken for square"
+    elif pixel:
         width *= float(pixel)
     scale = min(1.0, LONGEST_SIDE / max(width, height))
-    return max(1, round(width * scale)), max(1, round(height * scale))
+    return (max(1, round(width * scale)), max(1, round(height * scale))), note
 
 
-def _matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+def _matrix(frame: av.VideoFrame) -> tuple[tuple[int, int, int, int], str]:
     """(a, b, c, d) of the file's display matrix: a pixel at (x, y) is shown at (a x + c y,
-    b x + d y)."""
+    b x + d y); and a note if that is not by quarters of a turn."""
     found: Any = frame.side_data.get("DISPLAYMATRIX")
     if found is None:
-        return 1, 0, 0, 1
+        return (1, 0, 0, 1), ""
     a, b, _, c, d, *_ = np.frombuffer(bytes(found), np.int32).tolist()
-    return a, b, c, d
+    turn = float(np.degrees(np.arctan2(b, a)))
+    askew = abs(turn - 90 * round(turn / 90)) > 1
+    return (a, b, c, d), f"turned by {turn:.0f} degrees: shown by the nearest quarter" * askew
 
 
 def _as_shown(picture: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:

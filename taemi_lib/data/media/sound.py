@@ -41,7 +41,9 @@ def read_audio(path: str | Path, seconds: float | None = None) -> Audio:
 
     Sample 0 is the start of the file, also where the sound sets in later. Gaps in the stream are
     silence, what comes a second time is left out, samples that are no numbers are silence: what
-    comes to more than a breath is in `damage`. Raises Unreadable.
+    comes to more than a breath is in `damage`. No sample is further from 0 than the file's own; but
+    a decoder of AAC, MP3 or Opus knows no full scale, and what is resampled from it may rise above
+    the samples by a little, as the wave between them does. Raises Unreadable.
     """
     longest = LONGEST if seconds is None else seconds
     with opened(path) as container:
@@ -49,14 +51,15 @@ def read_audio(path: str | Path, seconds: float | None = None) -> Audio:
         decoder = Decoder(container, stream)
         line = _Line(round(longest * SAMPLE_RATE))
         for frame in decoder:
-            line.add(_mono(frame, line), frame.sample_rate, decoder.time(frame))
+            whole = "fl" not in frame.format.name and "db" not in frame.format.name
+            line.add(_mono(frame, line), frame.sample_rate, decoder.time(frame), whole)
             if line.full:
                 break
+        samples = line.samples()
         damage = "; ".join(filter(None, [decoder.damage(line.full), *line.faults()]))
         cut = line.full and seconds is None
-    if not line.count:
+    if not samples.size:
         raise Unreadable(damage or "no sound in the audio track")
-    samples = line.samples()
     if is_silent(samples):
         raise Unreadable(f"silent audio ({damage})" if damage else "silent audio")
     if cut:
@@ -80,14 +83,21 @@ class _Line:
         self._chunks: list[np.ndarray] = []
         self._resampler: av.AudioResampler | None = None  # None: the sound has the rate it needs
         self._rate = 0
+        self._waiting: list[np.ndarray] = []  # pieces that are to be resampled
+        self._waiting_size = 0
+        self._peak: float | None = (
+            None  # of whole numbers: where their scale ends, nothing is above
+        )
         self._end: float | None = None  # s, by the file's clock, where the last piece ended
         self._behind = 0.0  # s that the clock has been set back
         self._gaps: list[float] = []
         self._set_back = 0.0
+        self._twice = 0.0  # s that were left out
         self._too_late: float | None = None
 
-    def add(self, mono: np.ndarray, rate: int, time: float) -> None:
-        """One decoded piece (N,) float32 that begins at `time` s."""
+    def add(self, mono: np.ndarray, rate: int, time: float, whole: bool = False) -> None:
+        """One decoded piece (N,) float32 that begins at `time` s; `whole` if the file has whole
+        numbers."""
         if not _RATES[0] <= rate <= _RATES[1]:
             raise Unreadable(f"a sample rate of {rate} Hz")
         time += self._behind
@@ -99,9 +109,9 @@ class _Line:
             mono, time = self._jump(mono, rate, time)
             if self.full or not mono.size:
                 return
-        if rate != self._rate:
+        if rate != self._rate or whole != (self._peak is not None):
             self._flush()
-            self._rate = rate
+            self._rate, self._peak = rate, 0.0 if whole else None
             if rate != SAMPLE_RATE:
                 self._resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE)
         self._end = (time if self._end is None else self._end) + mono.size / rate
@@ -113,6 +123,7 @@ class _Line:
         begins = max(self._end or 0.0, 0.0)
         if time < begins:
             heard = min(mono.size, round((begins - time) * rate))
+            self._twice += heard / rate if self._end is not None else 0.0
             mono, time = mono[heard:], time + heard / rate
             if not mono.size:
                 return mono, time
@@ -133,16 +144,39 @@ class _Line:
         if self._resampler is None:
             self._append(mono)
             return
-        frame = av.AudioFrame.from_ndarray(mono[None], format="flt", layout="mono")
-        frame.sample_rate = rate
-        for part in self._resampler.resample(frame):
-            self._append(part.to_ndarray().reshape(-1))
+        self._waiting.append(mono)
+        self._waiting_size += mono.size
+        # a second at a time, which is quicker than a packet at a time; the resampler holds back a
+        # few samples for what follows
+        if (
+            self._waiting_size >= rate
+            or (self._end or 0) * SAMPLE_RATE > self.longest + SAMPLE_RATE / 10
+        ):
+            self._resample()
+
+    def _resample(self) -> None:
+        if self._resampler is None or not self._waiting:
+            return
+        sound = np.concatenate(self._waiting)
+        self._waiting, self._waiting_size = [], 0
+        if self._peak is not None:
+            self._peak = max(self._peak, float(np.abs(sound).max(initial=0)))
+        frame = av.AudioFrame.from_ndarray(sound[None], format="flt", layout="mono")
+        frame.sample_rate = self._rate
+        self._take(self._resampler.resample(frame))
+
+    def _take(self, parts: list[av.AudioFrame]) -> None:
+        for part in parts:
+            samples = part.to_ndarray().reshape(-1)
+            if self._peak is not None:
+                samples = samples.clip(-self._peak, self._peak)
+            self._append(samples)
 
     def _flush(self) -> None:
         """What the resampler still holds; the next piece begins with a new one."""
         if self._resampler is not None:
-            for part in self._resampler.resample(None):
-                self._append(part.to_ndarray().reshape(-1))
+            self._resample()
+            self._take(self._resampler.resample(None))
         self._resampler, self._rate = None, 0
 
     def _append(self, samples: np.ndarray) -> None:
@@ -153,13 +187,16 @@ class _Line:
     def samples(self) -> np.ndarray:
         """(N,) float32: all that was added."""
         self._flush()
-        return np.ascontiguousarray(np.concatenate(self._chunks)[: self.longest], np.float32)
+        chunks = [np.zeros(0, np.float32), *self._chunks]
+        return np.ascontiguousarray(np.concatenate(chunks)[: self.longest], np.float32)
 
     def faults(self) -> list[str]:
         """What was wrong with the pieces, for the report."""
         said = []
         if (lost := sum(self._gaps)) > _MENTIONED:
             said.append(f"gaps: {lost:.1f} s of the sound are missing and read as silence")
+        if self._twice > _MENTIONED:
+            said.append(f"overlaps: {self._twice:.1f} s of the sound come twice and are left out")
         if self._set_back:
             said.append(f"its time stamps go back by {self._set_back:.1f} s")
         if self._too_late is not None and not self.count:
@@ -174,7 +211,10 @@ class _Line:
 def _mono(frame: av.AudioFrame, line: _Line) -> np.ndarray:
     """The mean of a frame's channels, (N,) float32; what is no number becomes silence and is
     counted."""
-    sound: Any = frame.to_ndarray()  # planar (C, N), packed (1, N * C)
+    try:
+        sound: Any = frame.to_ndarray()  # planar (C, N), packed (1, N * C)
+    except ValueError as error:
+        raise Unreadable(f"samples of the format {frame.format.name} cannot be read") from error
     if not frame.format.is_planar:
         sound = sound.reshape(-1, frame.layout.nb_channels).T
     if sound.dtype == np.uint8:
