@@ -30,7 +30,8 @@ class AudioEncoder:
 
     source: folder or hub id of a Wav2Vec2, HuBERT, WavLM or Whisper checkpoint, a whisper .pt file,
     or a published Whisper's name. seconds: longer sound is cut (the paper: 12 s). dim: hidden + 3
-    in audeering's layout, else hidden; kind: which of these, in words. Raises EncoderError when the
+    in audeering's layout, else hidden; kind: which of these, in words; normalizes: whether loudness
+    is removed first. Raises EncoderError when the
     model is not there, is of another kind, or answers randomly.
     """
 
@@ -43,6 +44,7 @@ class AudioEncoder:
             first = self._network.encode(probe)
             check_steady(first, self._network.encode(probe), source, "audio")
         self.model, self.kind = self._network.model, self._network.kind
+        self.normalizes = self._network.normalizes
         self.dim = first.shape[1]
         self.identity = place.identity
 

@@ -64,6 +64,7 @@ class Waves:
         self.model, config = _load(place, source)
         self.model.to(device).eval()
         self.kind = "hidden states" + (" and logits" * isinstance(self.model, EmotionWav2Vec2))
+        self.normalizes = bool(self._extractor.do_normalize)
         self._device = device
         steps = np.cumprod([1, *config.conv_stride[:-1]])
         self.least = int(1 + ((np.array(config.conv_kernel) - 1) * steps).sum())

@@ -32,6 +32,7 @@ class WhisperSound:
 
     kind = "hidden states of Whisper's encoder"
     least = N_FFT
+    normalizes = False  # its spectrogram has its own rule
 
     def __init__(self, place: Source, source: str, device: torch.device, in_transformers: bool):
         load = _of_transformers if in_transformers else _of_openai
