@@ -277,7 +277,12 @@ class Workspace:
     def _encoded(self, manifest: Manifest) -> tuple[Store, Report]:
         folder = self.features_folder
         report = extract(
-            manifest, self.profile.encoders, folder, device=self.device, progress=self.progress
+            manifest,
+            self.profile.encoders,
+            folder,
+            device=self.device,
+            progress=self.progress,
+            limits=self.profile.limits,
         )
         _write_settings(folder / "encoders.toml", self.profile, "encoders")
         return Store(folder), report

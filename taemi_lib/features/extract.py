@@ -8,29 +8,31 @@ flight.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
 from taemi_lib import features, profiles
 from taemi_lib.data.manifest import Clip, Manifest
-from taemi_lib.errors import ExtractionError
-from taemi_lib.features.changes import changes, remember, source_of, stamp, words_of_table
+from taemi_lib.data.media import SAMPLE_RATE, Frames, Unreadable
+from taemi_lib.errors import ExtractionError, TaemiError
+from taemi_lib.features.changes import Changes, changes, remember, source_of, stamp, words_of_table
 from taemi_lib.features.clip import extract_clip
+from taemi_lib.features.sequences import ClipFeatures
 from taemi_lib.features.store import Store
 from taemi_lib.support import device as devices
 from taemi_lib.support import files, workers
 
 _WORTH_A_PROCESS = 8  # clips; starting a process and loading its encoders takes some seconds
+GIVEN_UP = "given up: "  # how the reasons of clips begin that could not be encoded
+_LIMITS = "limits"  # in a clip's source: those that it was given up under
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Report:
     manifest.
     changed      ids of clips that were encoded again, because their files or words are others
     transcripts  where the words come from: {"table": clips, "whisper": clips, "none": clips}
+    given_up     ids of clips of which nothing could be encoded: see the reasons in `absent`
     """
 
     done: int
@@ -52,12 +55,17 @@ class Report:
     seconds: float
     changed: list[str]
     transcripts: dict[str, int]
+    given_up: list[str]
 
     def __str__(self) -> str:
         lines = [f"{self.done} clips encoded now, {self.found} found in the store"]
         if self.changed:
-            shown = ", ".join(self.changed[:5]) + (", ..." if len(self.changed) > 5 else "")
-            lines.append(f"  encoded again, because their files or words changed: {shown}")
+            lines.append(
+                f"  encoded again, because their files, words or limits changed: "
+                f"{_few(self.changed)}"
+            )
+        if self.given_up:
+            lines.append(f"  given up ({len(self.given_up)} clips): {_few(self.given_up)}")
         words = {"table": "from the table", "whisper": "from Whisper", "none": "none"}
         counts = [f"{words[name]} {count}" for name, count in self.transcripts.items() if count]
         lines.append(f"  transcripts (clips): {', '.join(counts)}")
@@ -74,6 +82,10 @@ class Report:
         return "\n".join(lines)
 
 
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
 def extract(
     manifest: Manifest,
     encoders: profiles.Encoders,
@@ -81,32 +93,41 @@ def extract(
     processes: int | None = None,
     device: str | None = None,
     progress: bool = True,
+    limits: profiles.Limits | None = None,
 ) -> Report:
     """Encode the manifest's clips that are not in the store at `store_root` yet.
 
-    A clip whose files (or words, where the table gives them) have changed is encoded again.
+    A clip whose files (or words, where the table gives them) have changed is encoded again. One
+    that cannot be encoded (whatever its decoder does: an exception, a crash, an endless loop, more
+    than `limits` allow) stops no other. It is kept with all modalities absent and that reason, and
+    tried again when its files change or, where time, memory or a crash was the reason, the limits.
 
     processes: as many as cores by default, one on a GPU; scripts that call this need the usual
-    `if __name__ == "__main__":` guard. device: None or "auto" takes a GPU if there is one.
+    `if __name__ == "__main__":` guard. 0 encodes in this process, without limits: what crashes
+    there takes this process along. device: None or "auto" takes a GPU if there is one.
     Raises StoreError for a store of other encoders, EncoderError for an encoder that is not on
-    this machine, ExtractionError at once in a script without the guard, and after all other clips
-    are done, naming the clips that failed for another reason than a bad file.
+    this machine, and ExtractionError for what is no clip's doing: a script without the guard,
+    encoders that fail with any input, a store that cannot be written. torch.OutOfMemoryError is a
+    GPU that is too small.
     """
     started = time.perf_counter()
+    limits = limits or profiles.Limits()
     store = Store(store_root, features.identity(encoders))
     place = str(devices.choose(device))
     done, again = 0, list[str]()
-    if changes(manifest, store, encoders):
-        workers.refuse_unguarded()
+    if _to_do(manifest, store, encoders, limits):
+        if processes != 0:
+            workers.refuse_unguarded()
         # a second command on the same store waits, then finds the work done
         with files.locked(store.root):
             store = Store(store_root)
             store.clean()
             stamps = {clip.clip_id: stamp(clip, store) for clip in manifest}
-            found = changes(manifest, store, encoders)
+            found = _to_do(manifest, store, encoders, limits)
             again = [clip.clip_id for clip in found.changed]
             if todo := [*found.new, *found.changed]:
-                done = _encode_all(todo, encoders, store, place, processes, progress)
+                _encode_all(todo, encoders, store, place, limits, processes, progress)
+                done = len(todo)
             remember(stamps, store)
     absent, damaged, notes = (
         _of(store.report(kind), manifest) for kind in ("absent", "damaged", "notes")
@@ -120,7 +141,26 @@ def extract(
         time.perf_counter() - started,
         again,
         _transcripts(manifest, encoders, absent),
+        sorted(set(absent["clip_id"][absent["reason"].str.startswith(GIVEN_UP)])),
     )
+
+
+def _to_do(
+    manifest: Manifest, store: Store, settings: profiles.Encoders, limits: profiles.Limits
+) -> Changes:
+    """What has changed, clips among it that were given up under other limits."""
+    found = changes(manifest, store, settings)
+    there = {clip.clip_id for clip in [*found.new, *found.changed]}
+    for clip in manifest:
+        if clip.clip_id not in there:
+            given_up_under = store.source(clip.clip_id).get(_LIMITS)
+            if given_up_under not in (None, _text(limits)):
+                found.changed.append(clip)
+    return found
+
+
+def _text(limits: profiles.Limits) -> str:
+    return f"{limits.clip_seconds:g} s, {limits.clip_memory:g} GB"
 
 
 def _transcripts(
@@ -141,29 +181,23 @@ def _encode_all(
     encoders: profiles.Encoders,
     store: Store,
     device: str,
+    limits: profiles.Limits,
     processes: int | None,
     progress: bool,
-) -> int:
-    """Number of clips encoded: all of them, or ExtractionError."""
-    if processes is None:
-        cores = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
-        processes = 1 if device != "cpu" else min(cores, -(-len(todo) // _WORTH_A_PROCESS))
-    results = (_in_processes if processes > 1 else _in_this_process)(
-        todo, encoders, store, device, processes
-    )
-    bar = tqdm(results, total=len(todo), desc="encoding clips", unit="clip", disable=not progress)
-    failed = {clip_id: error for clip_id, error in bar if error}
-    if failed:
-        lines = "\n".join(f"  {clip_id}: {error}" for clip_id, error in sorted(failed.items()))
-        raise ExtractionError(
-            f"{len(failed)} of {len(todo)} clips failed, the others are in {store.root}:\n{lines}\n"
-            "Run the same again to continue with these."
-        )
-    return len(todo)
+) -> None:
+    """Every clip into the store: its features, or why it was given up."""
+    results = _results(todo, encoders, device, limits, processes, (store.root, store.identity))
+    for number, trouble in _bar(results, len(todo), progress):
+        if trouble is not None:
+            clip = todo[number]
+            source = source_of(clip, encoders)
+            if trouble.at_limit:
+                source[_LIMITS] = _text(limits)
+            store.write(_without(clip, trouble.reason), source)
+
+
+def _bar(results: Iterator, total: int, progress: bool) -> Iterator:
+    return tqdm(results, total=total, desc="encoding clips", unit="clip", disable=not progress)
 
 
 def _of(report: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
@@ -172,65 +206,162 @@ def _of(report: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
 
 # --- one clip at a time, here or in other processes ---
 
-_Result = tuple[str, str]  # clip id, what went wrong ("" if nothing)
+
+@dataclass(frozen=True)
+class _Trouble:
+    """Why a clip could not be encoded; `at_limit`: other limits may let it pass."""
+
+    reason: str
+    at_limit: bool = False
 
 
-def _encode(clip: Clip, encoders: features.Encoders, store: Store) -> _Result:
-    try:
-        source = source_of(clip, encoders.settings)  # before: a file may change meanwhile
-        store.write(extract_clip(clip, encoders), source)
-    # whatever it is, it must not stop the other clips; extract() raises it at the end
-    except Exception as error:
-        return clip.clip_id, f"{type(error).__name__}: {error}"
-    return clip.clip_id, ""
+_Place = tuple[Path, dict[str, str]] | None  # of the store that takes the features
+_Result = ClipFeatures | _Trouble | None  # None: the features are in the store
 
 
-def _in_this_process(
-    todo: list[Clip], settings: profiles.Encoders, store: Store, device: str, _: int
-) -> Iterator:
-    with devices.threads(1):  # more would sum in another order, and gain nothing on single clips
-        encoders = features.load_encoders(settings, device)
-        for clip in todo:
-            yield _encode(clip, encoders, store)
+def encode_clips(
+    clips: Iterable[Clip],
+    encoders: profiles.Encoders,
+    device: str | None = None,
+    limits: profiles.Limits | None = None,
+    progress: bool = False,
+    processes: int | None = None,
+) -> Iterator[ClipFeatures]:
+    """The features of each clip, in the given order, kept nowhere.
+
+    A clip that cannot be encoded, or takes more than `limits`, has all modalities absent, each with
+    the reason. The rest is as in `extract`.
+    """
+    clips, place = list(clips), str(devices.choose(device))
+    if processes != 0:
+        workers.refuse_unguarded()
+    limits = limits or profiles.Limits()
+    results = _results(clips, encoders, place, limits, processes, None)
+    done: dict[int, ClipFeatures] = {}  # those that are ready before it is their turn
+    turn = 0
+    for number, result in _bar(results, len(clips), progress):
+        trouble = isinstance(result, _Trouble)
+        done[number] = _without(clips[number], result.reason) if trouble else result
+        while turn in done:
+            yield done.pop(turn)
+            turn += 1
 
 
-def _in_processes(
-    todo: list[Clip], settings: profiles.Encoders, store: Store, device: str, count: int
-) -> Iterator:
-    context = multiprocessing.get_context("spawn")  # a forked copy of torch's threads may hang
-    arguments = (settings, store.root, store.identity, device)
-    with ProcessPoolExecutor(min(count, len(todo)), context, _start_worker, arguments) as pool:
-        futures = {pool.submit(_work, clip): clip.clip_id for clip in todo}
+def _without(clip: Clip, reason: str) -> ClipFeatures:
+    return ClipFeatures(clip.clip_id, absent=dict.fromkeys(profiles.MODALITIES, reason))
+
+
+def _processes(clips: int, device: str) -> int:
+    """How many processes so many clips are worth: one on a GPU, else at most the cores."""
+    if device != "cpu":
+        return 1
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(count or 1, -(-clips // _WORTH_A_PROCESS))
+
+
+def _results(
+    clips: list[Clip],
+    settings: profiles.Encoders,
+    device: str,
+    limits: profiles.Limits,
+    processes: int | None,
+    place: _Place,
+) -> Iterator[tuple[int, _Result]]:
+    """(number of the clip, what became of it), in the order in which they are done."""
+    count = _processes(len(clips), device) if processes is None else processes
+    if count == 0:
+        with devices.threads(1):  # more would sum in another order, and gain nothing here
+            job = _Job(settings, device, None, place)
+            for number, clip in enumerate(clips):
+                yield number, job.encode(clip)
+        return
+    memory = limits.clip_memory if device == "cpu" else None
+    arguments = (settings, device, memory, place)
+    results = workers.each(clips, _work, _start, arguments, count, limits.clip_seconds)
+    for number, result in results:
+        if isinstance(result, workers.Lost):
+            reason = f"{GIVEN_UP}{workers.CHANCES} attempts, {result.reason}"
+            yield number, _Trouble(reason, at_limit=True)
+        else:
+            yield number, result
+
+
+class _Job:
+    """Encoders and store of one process."""
+
+    def __init__(
+        self, settings: profiles.Encoders, device: str, memory: float | None, place: _Place
+    ):
+        self.encoders = features.load_encoders(settings, device)
+        self.store = Store(*place) if place else None
+        # on top of what the encoders hold, which no clip is to blame for
+        self.memory = memory if memory is not None and workers.limit_memory(memory) else None
+
+    def encode(self, clip: Clip) -> _Result:
         try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            # an encoder that cannot be loaded says so here, better than in a worker
-            features.load_encoders(settings, device)
+            source = source_of(clip, self.encoders.settings)  # before: a file may change meanwhile
+            made = extract_clip(clip, self.encoders)
+            if self.store is None:
+                return made
+            self._write(made, source)
+            return None
+        except (TaemiError, torch.OutOfMemoryError):  # no room on the GPU: not the clip's doing
+            raise
+        except Exception as error:  # whatever it is, it must not stop the other clips
+            self._try_encoders(error)
+            return self._trouble(error)
+
+    def _write(self, made: ClipFeatures, source: dict[str, str]) -> None:
+        assert self.store is not None
+        try:
+            self.store.write(made, source)
+        except OSError as error:  # a full disk is nothing that the clip has done
             raise ExtractionError(
-                "a process died while encoding: out of memory, or a script whose calls are not "
-                f"all under {workers.GUARD} "
-                f"{sum(c.clip_id in store for c in todo)} of {len(todo)} clips are in "
-                f"{store.root}. Run the same again to continue, with fewer processes."
+                f"clip {made.clip_id} cannot be written to {self.store.root}: {error.strerror}. "
+                "The clips before it are kept there; make room, and run the same again."
             ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+
+    def _trouble(self, error: Exception) -> _Trouble:
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            limit = f" of {self.memory:g} GB (limits.clip_memory)" if self.memory else ""
+            return _Trouble(f"{GIVEN_UP}needs more than the memory{limit}", at_limit=True)
+        return _Trouble(f"{GIVEN_UP}{type(error).__name__}: {error}")
+
+    def _try_encoders(self, error: Exception) -> None:
+        """Raises ExtractionError when the encoders fail without any file, too: then it is they, and
+        every clip would be given up for nothing."""
+        noise = np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32)  # 1 s
+        grey = Frames(np.full((2, 64, 64, 3), 128, np.uint8), np.arange(2, dtype=np.float32) / 10)
+        tries: list[Callable[[], object]] = [
+            lambda: self.encoders.audio.encode(noise),
+            lambda: self.encoders.vision.encode(grey),
+            lambda: self.encoders.text.encode("to see you"),
+        ]
+        if (speech := self.encoders.speech) is not None:
+            tries.append(lambda: speech.transcribe(noise))
+        for attempt in tries:
+            try:
+                attempt()
+            except Unreadable:  # an answer
+                continue
+            except Exception as fault:
+                raise ExtractionError(
+                    f"the encoders fail with any input: {type(fault).__name__}: {fault} "
+                    f"(first met as {type(error).__name__}: {error})"
+                ) from fault
 
 
-_worker: tuple[features.Encoders, Store]  # of this process, once _start_worker has run in it
+_job: _Job  # of this process, once _start has run in it
 
 
-def _start_worker(
-    settings: profiles.Encoders, root: Path, made_by: dict[str, str], device: str
-) -> None:
-    global _worker
-    workers.end_with_parent()
+def _start(settings: profiles.Encoders, device: str, memory: float | None, place: _Place) -> None:
+    global _job
     torch.set_num_threads(1)
-    _worker = features.load_encoders(settings, device), Store(root, made_by)
+    _job = _Job(settings, device, memory, place)
 
 
 def _work(clip: Clip) -> _Result:
-    return _encode(clip, *_worker)
+    return _job.encode(clip)
 
 
-__all__ = ["Report", "extract"]
+__all__ = ["Report", "encode_clips", "extract"]
