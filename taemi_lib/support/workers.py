@@ -125,73 +125,92 @@ def each(
     take; then its process is ended. An item that loses its process gets a new one, once.
 
     Raises what `work` raises (what concerns one item only should be returned instead), what
-    `start` raises, and ExtractionError when a process dies before it has started.
+    `start` raises, and ExtractionError when processes die before they have started.
     """
-    waiting = deque(range(len(items)))
-    losses: Counter[int] = Counter()
-    # A pool for every process, with one item in flight: nothing is shared that a dying process
-    # could leave locked, and there is no doubt about which item it was at.
-    busy: dict[Future, tuple[ProcessPool, int | None]] = {}  # None: it is starting
+    crew = _Crew(items, work, (start, arguments), seconds)
+    try:
+        for _ in range(min(processes, len(items))):
+            crew.begin()
+        while crew.busy:
+            for future in crew.finished():
+                yield from crew.outcome(future)
+    finally:
+        crew.dismiss()
 
-    def begin() -> None:
+
+class _Crew:
+    """The processes of one call of `each`.
+
+    Each is a pool of its own, with one item in flight: nothing is shared that a dying process could
+    leave locked, and there is no doubt about which item it was at.
+    """
+
+    def __init__(self, items: Sequence[Any], work: Callable, initial: tuple, seconds: float | None):
+        self.items, self.work, self.initial, self.seconds = items, work, initial, seconds
+        self.waiting = deque(range(len(items)))
+        self.losses: Counter[int | None] = Counter()  # of the item; None: before the first one
+        self.busy: dict[Future, tuple[ProcessPool, int | None]] = {}
+
+    def begin(self) -> None:
         context: Any = multiprocessing.get_context("spawn")  # forked copies of threads may hang
-        pool = ProcessPool(1, initializer=_begin, initargs=(start, arguments), context=context)
-        busy[pool.schedule(_begun)] = pool, None
+        pool = ProcessPool(1, initializer=_begin, initargs=self.initial, context=context)
+        self.busy[pool.schedule(_begun)] = pool, None
 
-    def hand_next_to(pool: ProcessPool) -> None:
-        if not waiting:
+    def finished(self) -> list[Future]:
+        """Those that have an answer, or whose pool will never give one."""
+        done, others = wait(self.busy, timeout=_PATIENCE, return_when=FIRST_COMPLETED)
+        return [*done] or [one for one in others if not self.busy[one][0].active]
+
+    def outcome(self, future: Future) -> Iterator[tuple[int, Any]]:
+        """What there is to tell; its process has its next item by then."""
+        pool, item = self.busy[future]
+        if lost := _why_lost(future, self.seconds):
+            del self.busy[future]
+            _end(pool)
+            yield from self._after_loss(item, lost)
+            return
+        result = future.result()  # raises what `work` or `start` raised
+        del self.busy[future]
+        self._hand_next_to(pool)
+        if item is None:
+            self.losses[None] = 0
+        else:
+            yield item, result
+
+    def _hand_next_to(self, pool: ProcessPool) -> None:
+        if not self.waiting:
             _end(pool)
             return
         try:
-            future = pool.schedule(work, (items[waiting[0]],), timeout=seconds)
+            item = self.items[self.waiting[0]]
+            future = pool.schedule(self.work, (item,), timeout=self.seconds)
         except RuntimeError:  # its process was killed while it had nothing to do
             _end(pool)
-            begin()
+            self.begin()
         else:
-            busy[future] = pool, waiting.popleft()
+            self.busy[future] = pool, self.waiting.popleft()
 
-    try:
-        for _ in range(min(processes, len(items))):
-            begin()
-        while busy:
-            for future in _finished(busy):
-                pool, item = busy.pop(future)
-                lost = _why_lost(future, seconds)
-                if not lost:
-                    try:
-                        result = future.result()
-                    except BaseException:
-                        _end(pool)
-                        raise
-                    hand_next_to(pool)
-                    if item is not None:
-                        yield item, result
-                    continue
-                _end(pool)
-                if item is None:
-                    raise ExtractionError(
-                        f"a process died while encoding, before its first clip ({lost}): too "
-                        "little memory for the encoders, or a script whose calls are not all under "
-                        f"{GUARD}"
-                    )
-                losses[item] += 1
-                if losses[item] < CHANCES:
-                    waiting.append(item)
-                if waiting:
-                    begin()
-                if losses[item] == CHANCES:
-                    yield item, Lost(lost)
-    finally:
-        for pool, _ in busy.values():
+    def _after_loss(self, item: int | None, lost: str) -> Iterator[tuple[int, Any]]:
+        self.losses[item] += 1
+        given_up = self.losses[item] == CHANCES
+        if item is None and given_up:
+            raise ExtractionError(
+                f"a process died while encoding, before its first clip ({lost}): too little memory "
+                f"for the encoders, or a script whose calls are not all under {GUARD}"
+            )
+        if item is not None and not given_up:
+            self.waiting.append(item)
+        if self.waiting:
+            self.begin()
+        if item is not None and given_up:
+            yield item, Lost(lost)
+
+    def dismiss(self) -> None:
+        pools = [pool for pool, _ in self.busy.values()]
+        for pool in pools:
             pool.stop()  # all of them first: they end side by side
-        for pool, _ in busy.values():
+        for pool in pools:
             _end(pool)
-
-
-def _finished(busy: dict[Future, tuple[ProcessPool, int | None]]) -> list[Future]:
-    """Those that have an answer, or whose pool will never give one."""
-    done, others = wait(busy, timeout=_PATIENCE, return_when=FIRST_COMPLETED)
-    return [*done] or [one for one in others if not busy[one][0].active and not one.done()]
 
 
 def _end(pool: ProcessPool) -> None:
