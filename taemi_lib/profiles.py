@@ -68,6 +68,10 @@ class Data:
         default="refuse",
         description="clips whose file is missing: refuse the table, or skip and list them",
     )
+    links: Literal["refuse", "follow"] = Field(
+        default="refuse",
+        description="symbolic links that lead out of the data folder",
+    )
     selection_share: float = Field(
         default=0.1,
         gt=0,
@@ -156,7 +160,9 @@ class Limits:
         default=600.0, gt=0, description="to read and encode one clip; then its process is ended"
     )
     clip_memory: float = Field(
-        default=8.0, gt=0, description="GB that a process may hold in all; not limited on a GPU"
+        default=8.0,
+        gt=0,
+        description="GB it may take beside the encoders (Linux only; not on a GPU)",
     )
 
 

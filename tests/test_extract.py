@@ -428,7 +428,7 @@ class Trap(type(pathlib.Path())):
             time.sleep(0.1)
         held = []
         while IN_A_WORKER and self.stem == "flood":
-            held.append(np.ones(10**7))
+            held.append(np.empty(10**7))  # asked for, not even used
         return super().open(*arguments, **options)
 
 
@@ -438,31 +438,39 @@ class Trapped(Manifest):
         return replace(clip, video=Trap(clip.video))
 
 
-LIMITS = Limits(clip_seconds=5.0, clip_memory=1.0)
+LIMITS = Limits(clip_seconds=120.0, clip_memory=1.0)
 TROUBLE = {
     "crash": "given up: 2 attempts, its process died: signal 11, SIGSEGV",
-    "hang": "given up: 2 attempts, took longer than 5 s",
     "flood": "given up: needs more than the memory of 1 GB (limits.clip_memory)",
 }
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts memory")
-def test_a_crash_a_hang_and_a_flood_are_reasons_and_stop_nothing(tmp_path, settings):
+def test_a_crash_and_a_flood_are_reasons_and_stop_nothing(tmp_path, settings):
     given = replace(settings, transcripts="table")
-    ids = ["a", "crash", "b", "hang", "c", "flood", "d"]
+    ids = ["a", "crash", "b", "flood", "c"]
     videos = [write_clip(tmp_path / f"{clip_id}.mp4").name for clip_id in ids]
     table = pd.DataFrame({"clip_id": ids, "video": videos, "transcript": "so glad"})
     manifest, place = Trapped(table, tmp_path, "clips.csv"), tmp_path / "store"
     report = extract(manifest, given, place, processes=2, progress=False, limits=LIMITS)
-    assert report.done == 7 and report.given_up == sorted(TROUBLE)
+    assert report.done == 5 and report.given_up == sorted(TROUBLE)
     assert reasons(report) == {clip_id: {reason} for clip_id, reason in TROUBLE.items()}
     assert Store(place).clip_ids() == sorted(ids)
     assert extract(manifest, given, place, progress=False, limits=LIMITS).done == 0
     here = tmp_path / "here"
     extract(manifest, given, here, processes=0, progress=False)
     whole, mended = stored_bytes(here), stored_bytes(place)
-    assert all(mended[f"{clip}.safetensors"] == whole[f"{clip}.safetensors"] for clip in "abcd")
+    assert all(mended[f"{clip}.safetensors"] == whole[f"{clip}.safetensors"] for clip in "abc")
+
+
+@pytest.mark.slow
+def test_a_clip_that_takes_too_long_is_ended(tmp_path, settings):
+    clip = Clip("a", "predict", Trap(write_clip(tmp_path / "hang.mp4")))
+    (found,) = encode_clips(
+        [clip], replace(settings, transcripts="table"), "cpu", Limits(clip_seconds=0.5), processes=1
+    )
+    assert found.absent["vision"] == "given up: 2 attempts, took longer than 0.5 s"
 
 
 @pytest.mark.slow

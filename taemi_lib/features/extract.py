@@ -308,8 +308,11 @@ class _Job:
         except (TaemiError, torch.OutOfMemoryError):  # no room on the GPU: not the clip's doing
             raise
         except Exception as error:  # whatever it is, it must not stop the other clips
-            self._try_encoders(error)
-            return self._trouble(error)
+            trouble = self._trouble(error)
+        # here, because until now the error held on to all that its clip had taken
+        if not trouble.at_limit:
+            self._try_encoders(trouble.reason)
+        return trouble
 
     def _write(self, made: ClipFeatures, source: dict[str, str]) -> None:
         assert self.store is not None
@@ -327,7 +330,7 @@ class _Job:
             return _Trouble(f"{GIVEN_UP}needs more than the memory{limit}", at_limit=True)
         return _Trouble(f"{GIVEN_UP}{type(error).__name__}: {error}")
 
-    def _try_encoders(self, error: Exception) -> None:
+    def _try_encoders(self, reason: str) -> None:
         """Raises ExtractionError when the encoders fail without any file, too: then it is they, and
         every clip would be given up for nothing."""
         noise = np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32)  # 1 s
@@ -347,7 +350,7 @@ class _Job:
             except Exception as fault:
                 raise ExtractionError(
                     f"the encoders fail with any input: {type(fault).__name__}: {fault} "
-                    f"(first met as {type(error).__name__}: {error})"
+                    f"(met in a clip as {reason.removeprefix(GIVEN_UP)})"
                 ) from fault
 
 
