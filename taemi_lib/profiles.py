@@ -70,7 +70,7 @@ class Data:
     )
     links: Literal["refuse", "follow"] = Field(
         default="refuse",
-        description="symbolic links that lead out of the data folder",
+        description="symbolic links in the data folder that lead out of it",
     )
     selection_share: float = Field(
         default=0.1,

@@ -383,6 +383,19 @@ def test_what_was_given_up_at_a_limit_is_tried_again_under_another(tmp_path, set
     assert extract(manifest, settings, place, progress=False, limits=other).done == 0
 
 
+def test_a_file_that_changed_while_it_was_given_up_is_tried_again(tmp_path, settings, monkeypatch):
+    def replaced(path, *_):
+        write_clip(path, 2.0)
+        raise ZeroDivisionError("rate")
+
+    manifest, place = manifest_of(tmp_path, 1), tmp_path / "store"
+    monkeypatch.setattr(clip_features, "read_frames", replaced)
+    assert extract(manifest, settings, place, progress=False).given_up == ["c0"]
+    monkeypatch.setattr(clip_features, "read_frames", read_frames)
+    report = extract(manifest, settings, place, progress=False)
+    assert report.changed == ["c0"] and report.given_up == []
+
+
 @pytest.mark.parametrize("encoder", ["AudioEncoder", "VisionEncoder", "TextEncoder"])
 def test_encoders_that_fail_with_any_input_are_no_reason_of_a_clip(
     tmp_path, settings, monkeypatch, encoder

@@ -82,7 +82,8 @@ def read_rows(
     count).
 
     together: columns of which all or none must be there. Raises ManifestError when the file is
-    missing, is no CSV in UTF-8 with commas (a first line "sep=," is passed over), lacks a required column, or has ragged rows.
+    missing, is no CSV in UTF-8 with commas (a first line "sep=," is passed over), lacks a required
+    column, or has ragged rows.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front

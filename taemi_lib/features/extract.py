@@ -126,7 +126,7 @@ def extract(
             found = _to_do(manifest, store, encoders, limits)
             again = [clip.clip_id for clip in found.changed]
             if todo := [*found.new, *found.changed]:
-                _encode_all(todo, encoders, store, place, limits, processes, progress)
+                _fill(store, todo, stamps, encoders, place, limits, processes, progress)
                 done = len(todo)
             remember(stamps, store)
     absent, damaged, notes = (
@@ -176,10 +176,11 @@ def _transcripts(
     return counts
 
 
-def _encode_all(
-    todo: list[Clip],
-    encoders: profiles.Encoders,
+def _fill(
     store: Store,
+    todo: list[Clip],
+    stamps: dict[str, dict[str, list]],
+    encoders: profiles.Encoders,
     device: str,
     limits: profiles.Limits,
     processes: int | None,
@@ -188,12 +189,20 @@ def _encode_all(
     """Every clip into the store: its features, or why it was given up."""
     results = _results(todo, encoders, device, limits, processes, (store.root, store.identity))
     for number, trouble in _bar(results, len(todo), progress):
-        if trouble is not None:
+        if isinstance(trouble, _Trouble):
             clip = todo[number]
-            source = source_of(clip, encoders)
-            if trouble.at_limit:
-                source[_LIMITS] = _text(limits)
+            source = _given_up_for(clip, trouble, encoders, limits)
+            if stamp(clip, store) != stamps[clip.clip_id]:
+                source = {}  # another file by now, to be tried next time
             store.write(_without(clip, trouble.reason), source)
+
+
+def _given_up_for(
+    clip: Clip, trouble: _Trouble, encoders: profiles.Encoders, limits: profiles.Limits
+) -> dict[str, str]:
+    """What the clip has to differ from to be tried again."""
+    at = {_LIMITS: _text(limits)} if trouble.at_limit else {}
+    return source_of(clip, encoders) | at
 
 
 def _bar(results: Iterator, total: int, progress: bool) -> Iterator:
