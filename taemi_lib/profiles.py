@@ -164,7 +164,9 @@ class Limits:
         default=600.0, gt=0, description="to read and encode one clip; then its process is ended"
     )
     clip_memory: float = Field(
-        default=8.0, gt=0, description="GB that a process may hold in all; not limited on a GPU"
+        default=8.0,
+        gt=0,
+        description="GB it may take beside the encoders (Linux only; not on a GPU)",
     )
 
 

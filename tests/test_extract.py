@@ -2,7 +2,9 @@
 nothing."""
 
 import errno
+import multiprocessing
 import os
+import pathlib
 import pickle
 import signal
 import subprocess
@@ -17,13 +19,13 @@ from inputs import encoder_settings, tone, write_clip, write_wav
 
 from taemi_lib.data import Clip, Manifest
 from taemi_lib.data.media import read_frames
-from taemi_lib.errors import ExtractionError, StoreError
-from taemi_lib.features import Store, changes, load_encoders, pool
+from taemi_lib.errors import EncoderError, ExtractionError, StoreError
+from taemi_lib.features import Store, changes, load_encoders
 from taemi_lib.features import clip as clip_features
 from taemi_lib.features.clip import extract_clip
-from taemi_lib.features.extract import extract
+from taemi_lib.features.extract import encode_clips, extract
 from taemi_lib.features.sequences import Transcript
-from taemi_lib.profiles import ROOT
+from taemi_lib.profiles import MODALITIES, ROOT, Limits
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +40,8 @@ def encoders(settings):
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
-    """What a test puts into place is there in this process only."""
-    monkeypatch.setattr(pool, "in_processes", lambda clips, device: 0)
+    """What a test puts into place acts in this process only; some ask for others."""
+    monkeypatch.setattr(extraction, "_processes", lambda clips, device: 0)
 
 
 @pytest.fixture(autouse=True)
@@ -335,44 +337,79 @@ def test_a_store_of_other_encoders_is_refused_before_anything_is_encoded(tmp_pat
         )
 
 
-def broken_for(*names):
+def failing(error, *names):
     """read_frames that fails for these clips, as an unforeseen file makes a decoder fail."""
 
-    def read(path, *_):
-        if any(name in str(path) for name in names):
-            raise RuntimeError("unforeseen")
-        return read_frames(path)
+    def read(path, *arguments):
+        if path.stem in names:
+            raise error
+        return read_frames(path, *arguments)
 
     return read
 
 
+def reasons(report):
+    return {clip_id: set(rows["reason"]) for clip_id, rows in report.absent.groupby("clip_id")}
+
+
 def test_an_error_in_one_clip_stops_no_other_and_is_its_reason(tmp_path, settings, monkeypatch):
     manifest, place = manifest_of(tmp_path), tmp_path / "store"
-    monkeypatch.setattr(clip_features, "read_frames", broken_for("c1"))
+    monkeypatch.setattr(clip_features, "read_frames", failing(ZeroDivisionError("rate"), "c1"))
     report = extract(manifest, settings, place, progress=False)
-    assert report.done == 3
-    assert report.absent.values.tolist() == [
-        ["c1", modality, "RuntimeError: unforeseen"] for modality in ("audio", "text", "vision")
-    ]
-    # known from now on: the next step goes on, and nothing is tried for ever
+    assert report.done == 3 and report.given_up == ["c1"]
+    assert reasons(report) == {"c1": {"given up: ZeroDivisionError: rate"}}
+    assert set(report.absent["modality"]) == set(MODALITIES)
+    assert "given up (1 clips): c1" in str(report)
+    # known from now on: later steps work, and nothing is tried for ever
     assert extract(manifest, settings, place, progress=False).done == 0
+    assert extract(manifest, settings, place, progress=False, limits=Limits(1.0, 1.0)).done == 0
+    monkeypatch.undo()
+    write_clip(tmp_path / "c1.mp4", 2.0)  # another file is tried
+    report = extract(manifest, replace(settings), place, processes=0, progress=False)
+    assert report.changed == ["c1"] and report.given_up == []
+
+
+def test_what_was_given_up_at_a_limit_is_tried_again_under_another(tmp_path, settings, monkeypatch):
+    manifest, place = manifest_of(tmp_path), tmp_path / "store"
+    monkeypatch.setattr(clip_features, "read_frames", failing(MemoryError(), "c1"))
+    first, other = Limits(clip_memory=2.0), Limits(clip_memory=4.0)
+    report = extract(manifest, settings, place, progress=False, limits=first)
+    assert reasons(report) == {"c1": {"given up: needs more than the memory"}}
+    for limits, done in ((first, 0), (other, 1), (other, 0)):
+        assert extract(manifest, settings, place, progress=False, limits=limits).done == done
     monkeypatch.setattr(clip_features, "read_frames", read_frames)
-    write_clip(tmp_path / "c1.mp4", seconds=0.7)  # another file is tried
-    assert extract(manifest, settings, place, progress=False).changed == ["c1"]
-    assert "vision" not in Store(place).read("c1").absent
+    assert extract(manifest, settings, place, progress=False, limits=first).given_up == []
+    assert extract(manifest, settings, place, progress=False, limits=other).done == 0
 
 
-def test_when_every_clip_fails_it_is_not_the_clips(tmp_path, settings, monkeypatch):
-    manifest, place = manifest_of(tmp_path, 12), tmp_path / "store"
-    monkeypatch.setattr(clip_features, "read_frames", broken_for("c"))
-    with pytest.raises(ExtractionError, match="each of the first 8 of 12 clips(.|\n)*unforeseen"):
+def test_a_file_that_changed_while_it_was_given_up_is_tried_again(tmp_path, settings, monkeypatch):
+    def replaced(path, *_):
+        write_clip(path, 2.0)
+        raise ZeroDivisionError("rate")
+
+    manifest, place = manifest_of(tmp_path, 1), tmp_path / "store"
+    monkeypatch.setattr(clip_features, "read_frames", replaced)
+    assert extract(manifest, settings, place, progress=False).given_up == ["c0"]
+    monkeypatch.setattr(clip_features, "read_frames", read_frames)
+    report = extract(manifest, settings, place, progress=False)
+    assert report.changed == ["c0"] and report.given_up == []
+
+
+@pytest.mark.parametrize("encoder", ["AudioEncoder", "VisionEncoder", "TextEncoder"])
+def test_encoders_that_fail_with_any_input_are_no_reason_of_a_clip(
+    tmp_path, settings, monkeypatch, encoder
+):
+    def fail(self, *_):
+        raise RuntimeError("no kernel image")
+
+    from taemi_lib.features import encoders
+
+    manifest, place = manifest_of(tmp_path), tmp_path / "store"
+    extract(manifest_of(tmp_path, 1), settings, place, progress=False)
+    monkeypatch.setattr(getattr(encoders, encoder), "encode", fail)
+    with pytest.raises(ExtractionError, match="fail with any input: RuntimeError: no kernel"):
         extract(manifest, settings, place, progress=False)
-    few = manifest_of(tmp_path, 2)
-    with pytest.raises(ExtractionError, match="each of the first 2 of 2 clips"):
-        extract(few, settings, place, progress=False)
-    assert Store(place).clip_ids() == []
-    monkeypatch.setattr(clip_features, "read_frames", broken_for("c11"))
-    assert extract(manifest, settings, place, progress=False).done == 12
+    assert Store(place).clip_ids() == ["c0"]
 
 
 def test_a_store_that_cannot_be_written_is_no_reason_of_a_clip(tmp_path, settings, monkeypatch):
@@ -383,12 +420,95 @@ def test_a_store_that_cannot_be_written_is_no_reason_of_a_clip(tmp_path, setting
     extract(manifest_of(tmp_path, 1), settings, place, progress=False)
     before = stored_bytes(place)
     monkeypatch.setattr(Store, "write", full)
-    with pytest.raises(ExtractionError, match="clip c1 cannot be written: No space left"):
+    with pytest.raises(ExtractionError, match="clip c1 cannot be written to .*No space left"):
         extract(manifest, settings, place, progress=False)
     assert stored_bytes(place) == before
 
 
-# In processes of their own Whisper is the real class, so these two give the transcripts.
+# --- in processes of their own, where Whisper is the real class: the table gives the words
+
+IN_A_WORKER = multiprocessing.parent_process() is not None
+
+
+class Trap(type(pathlib.Path())):
+    """A file that does to the process which reads it what its name says."""
+
+    def open(self, *arguments, **options):
+        if IN_A_WORKER and self.stem == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        while IN_A_WORKER and self.stem == "hang":
+            time.sleep(0.1)
+        held = []
+        while IN_A_WORKER and self.stem == "flood":
+            held.append(np.empty(10**7))  # asked for, not even used
+        return super().open(*arguments, **options)
+
+
+class Trapped(Manifest):
+    def __getitem__(self, clip_id):
+        clip = super().__getitem__(clip_id)
+        return replace(clip, video=Trap(clip.video))
+
+
+LIMITS = Limits(clip_seconds=120.0, clip_memory=1.0)
+TROUBLE = {
+    "crash": "given up: 2 attempts, its process died: signal 11, SIGSEGV",
+    "flood": "given up: needs more than the memory of 1 GB (limits.clip_memory)",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts memory")
+def test_a_crash_and_a_flood_are_reasons_and_stop_nothing(tmp_path, settings):
+    given = replace(settings, transcripts="table")
+    ids = ["a", "crash", "b", "flood", "c"]
+    videos = [write_clip(tmp_path / f"{clip_id}.mp4").name for clip_id in ids]
+    table = pd.DataFrame({"clip_id": ids, "video": videos, "transcript": "so glad"})
+    manifest, place = Trapped(table, tmp_path, "clips.csv"), tmp_path / "store"
+    report = extract(manifest, given, place, processes=2, progress=False, limits=LIMITS)
+    assert report.done == 5 and report.given_up == sorted(TROUBLE)
+    assert reasons(report) == {clip_id: {reason} for clip_id, reason in TROUBLE.items()}
+    assert Store(place).clip_ids() == sorted(ids)
+    assert extract(manifest, given, place, progress=False, limits=LIMITS).done == 0
+    here = tmp_path / "here"
+    extract(manifest, given, here, processes=0, progress=False)
+    whole, mended = stored_bytes(here), stored_bytes(place)
+    assert all(mended[f"{clip}.safetensors"] == whole[f"{clip}.safetensors"] for clip in "abc")
+
+
+@pytest.mark.slow
+def test_a_clip_that_takes_too_long_is_ended(tmp_path, settings):
+    clip = Clip("a", "predict", Trap(write_clip(tmp_path / "hang.mp4")))
+    (found,) = encode_clips(
+        [clip], replace(settings, transcripts="table"), "cpu", Limits(clip_seconds=0.5), processes=1
+    )
+    assert found.absent["vision"] == "given up: 2 attempts, took longer than 0.5 s"
+
+
+@pytest.mark.slow
+def test_without_a_store_features_come_in_the_order_of_their_clips(tmp_path, settings):
+    given = replace(settings, transcripts="table")
+    paths = [write_clip(tmp_path / f"{name}.mp4", 1.0) for name in ("crash", "a", "b")]
+    paths.append(tmp_path / "gone.mp4")
+    # names need not differ: files of several folders
+    clips = [Clip("one", "predict", Trap(path), transcript="so glad") for path in paths]
+    found = list(encode_clips(clips, given, "cpu", LIMITS, processes=2))
+    assert [features.clip_id for features in found] == ["one"] * 4
+    assert found[0].absent == dict.fromkeys(MODALITIES, TROUBLE["crash"])
+    assert found[3].absent["vision"].startswith("cannot be read") and found[3].tokens is not None
+    for features, clip in zip(found[1:3], clips[1:3], strict=True):
+        (here,) = encode_clips([clip], given, "cpu", processes=0)
+        np.testing.assert_array_equal(features.vision.values, here.vision.values)
+        np.testing.assert_array_equal(features.audio.values, here.audio.values)
+
+
+@pytest.mark.slow
+def test_an_encoder_that_cannot_be_loaded_in_a_worker_is_named(tmp_path, settings):
+    broken = replace(settings, transcripts="table", text=str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    clip = Clip("a", "predict", write_clip(tmp_path / "a.mp4"))
+    with pytest.raises(EncoderError, match="text encoder"):
+        list(encode_clips([clip], broken, "cpu", processes=1))
 
 
 @pytest.mark.slow

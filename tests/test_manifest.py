@@ -248,64 +248,125 @@ def test_a_manifest_can_be_built_from_a_table_in_memory(folder):
 # --- names and places
 
 
-def pair(folder, *rows):
-    """A table of ids and videos alone."""
+def unlabelled(folder, *rows):
     return table(folder, *rows, header="clip_id,video")
 
 
-def test_files_are_found_from_any_working_folder(folder, monkeypatch):
+def spelled(form, text):
+    return unicodedata.normalize(form, text)
+
+
+def test_paths_are_absolute_once_read(folder, monkeypatch):
+    name = unlabelled(folder, "a,v00.mp4").name
     monkeypatch.chdir(folder)
-    manifest = read_csv(pair(folder, "a,v00.mp4").name)
+    manifests = [read_csv(name), read_csv(name, root=".")]
     monkeypatch.chdir("/")
-    assert manifest["a"].video == folder / "v00.mp4" and manifest["a"].video.is_file()
+    for manifest in manifests:
+        assert manifest["a"].video == folder / "v00.mp4" and manifest["a"].video.is_file()
+        assert manifest.select("predict")["a"].video.is_absolute()
 
 
-@pytest.mark.parametrize("name", ["2024-05-01T12:30:00.mp4", "two  words.mp4", "#1%20é?.mp4"])
+@pytest.mark.parametrize(
+    "name",
+    ["2024-05-01T12:30:00.mp4", "two  words.mp4", "#1%20?&.mp4", "-x.mp4", "n" * 251 + ".mp4"],
+)
 def test_odd_names_are_names(folder, name):
     (folder / name).touch()
-    assert read_csv(pair(folder, f'a,"{name}"'))["a"].video == folder / name
+    assert read_csv(unlabelled(folder, f'a,"{name}"'))["a"].video == folder / name
 
 
-@pytest.mark.parametrize(("disk", "written"), [("NFD", "NFC"), ("NFC", "NFD")])
-def test_both_spellings_of_a_letter_with_an_accent_find_the_file(folder, disk, written):
-    name = "Zoë/één.mp4"
-    there = folder / unicodedata.normalize(disk, name)
-    there.parent.mkdir()
+@pytest.mark.parametrize("disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+@pytest.mark.parametrize("skip", ["refuse", "skip"])
+def test_files_are_found_in_both_spellings(folder, disk, written, skip):
+    there = folder / spelled(disk, "Zoë/één.mp4")
+    there.parent.mkdir(exist_ok=True)
     there.touch()
-    row = unicodedata.normalize(written, f"a,{name}")
-    assert read_csv(pair(folder, row))["a"].video == there
-    skipping = Data(source="csv", missing_files="skip")
-    assert read_csv(pair(folder, row, "b,nö.mp4"), skipping).clip_ids == ["a"]
+    path = unlabelled(folder, spelled(written, "a,Zoë/één.mp4"), "b,v01.mp4")
+    manifest = read_csv(path, Data(source="csv", missing_files=skip))
+    assert manifest["a"].video == there and manifest.skipped == []
+    (line,) = problems(read_csv, unlabelled(folder, spelled(written, "a,Zoë/eén.mp4")))
+    assert "row 2, column video" in line and "does not exist" in line
 
 
-def test_two_spellings_of_one_id_are_duplicates(folder):
-    composed, apart = (unicodedata.normalize(form, "Zoë") for form in ("NFC", "NFD"))
-    (line,) = problems(read_csv, pair(folder, f"{composed},v00.mp4", f"{apart},v01.mp4"))
+def test_of_two_spellings_on_disk_the_one_that_is_written_is_meant(folder):
+    for form in ("NFC", "NFD"):
+        (folder / spelled(form, "é.mp4")).touch()
+    for form in ("NFC", "NFD"):
+        cell = spelled(form, "é.mp4")
+        assert read_csv(unlabelled(folder, f"a,{cell}"))["a"].video == folder / cell
+    mixed = spelled("NFC", "é") + spelled("NFD", "é")
+    for other in ("NFC", "NFD"):
+        (folder / spelled(other, "éé.mp4")).touch()
+    (line,) = problems(read_csv, unlabelled(folder, f"a,{mixed}.mp4"))  # which one?
+    assert "does not exist" in line
+
+
+def test_two_spellings_of_an_id_are_one_id(folder):
+    composed, apart = spelled("NFC", "Zoë"), spelled("NFD", "Zoë")
+    assert read_csv(unlabelled(folder, f"{apart},v00.mp4")).clip_ids == [composed]
+    (line,) = problems(read_csv, unlabelled(folder, f"{composed},v00.mp4", f"{apart},v01.mp4"))
     assert "row 3, column clip_id" in line and "is a duplicate of clips.csv, row 2" in line
 
 
-def test_an_id_that_no_file_system_could_hold_is_refused_in_bytes(folder):
-    assert len(read_csv(pair(folder, f"{'字' * 66},v00.mp4"))) == 1
-    (line,) = problems(read_csv, pair(folder, f"{'字' * 67},v00.mp4"))
-    assert "row 2, column clip_id" in line and "takes 201 bytes, 200 at most" in line
-    (line,) = problems(read_csv, pair(folder, f"a,{'字' * 100}.mp4"))
-    assert "row 2, column video" in line and "does not exist" in line
+def test_an_id_too_long_for_a_file_name_is_refused_in_bytes(folder):
+    for clip_id in ("字" * 66, "n" * 200):
+        assert read_csv(unlabelled(folder, f"{clip_id},v00.mp4")).clip_ids == [clip_id]
+    for clip_id, size in (("字" * 67, 201), ("字" * 100, 300), ("n" * 201, 201)):
+        (line,) = problems(read_csv, unlabelled(folder, f"{clip_id},v00.mp4"))
+        assert "row 2, column clip_id" in line and f"takes {size} bytes" in line
+    for skip in ("refuse", "skip"):  # and a video that no disk could hold
+        (line,) = problems(
+            read_csv,
+            unlabelled(folder, f"a,{'字' * 100}.mp4"),
+            Data(source="csv", missing_files=skip),
+        )
+        assert "does not exist" in line or "none of its 1 clips" in line
+
+
+def test_the_longest_id_fits_into_a_store(folder, tmp_path):
+    from taemi_lib.features import ClipFeatures, Store
+
+    store = Store(tmp_path / "store", {})
+    for clip_id in ("字" * 66, "n" * 200):
+        store.write(ClipFeatures(clip_id, absent=dict.fromkeys(profiles.MODALITIES, "none")))
+        assert clip_id in store
 
 
 def test_links_that_leave_the_folder_are_refused_unless_trusted(folder, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
     (outside / "secret.mp4").touch()
     (folder / "file.mp4").symlink_to(outside / "secret.mp4")
+    (folder / "twice.mp4").symlink_to(folder / "file.mp4")
     (folder / "sub").symlink_to(outside)
-    (folder / "near.mp4").symlink_to(folder / "v00.mp4")
-    for cell in ("file.mp4", "sub/secret.mp4"):
-        (line,) = problems(read_csv, pair(folder, f"a,{cell}"))
+    (folder / "near.mp4").symlink_to("v00.mp4")
+    for cell in ("file.mp4", "twice.mp4", "sub/secret.mp4"):
+        (line,) = problems(read_csv, unlabelled(folder, f"a,{cell}"))
         assert "row 2, column video" in line and "data.links=follow" in line
-        trusting = read_csv(pair(folder, f"a,{cell}"), Data(source="csv", links="follow"))
+        trusting = read_csv(unlabelled(folder, f"a,{cell}"), Data(source="csv", links="follow"))
         assert trusting["a"].video == folder / cell
-    assert len(read_csv(pair(folder, "a,near.mp4"))) == 1
+        named = read_csv(unlabelled(folder, f"a,{folder / cell}"))  # whoever wrote it means it
+        assert named["a"].video == folder / cell
+    assert len(read_csv(unlabelled(folder, "a,near.mp4"))) == 1
     (outside / "home").symlink_to(folder)  # the folder itself may be reached by a link
-    assert len(read_csv(pair(outside / "home", "a,v00.mp4"))) == 1
+    assert len(read_csv(unlabelled(outside / "home", "a,v00.mp4"))) == 1
+
+
+def test_the_line_that_tells_excel_the_separator_is_passed_over(folder):
+    path = table(folder, "clip_id,video", "a,v00.mp4", "b,gone.mp4", header="sep=,")
+    (line,) = problems(read_csv, path)
+    assert line.startswith("clips.csv, row 4, column video")  # as the file's lines count
+    path = table(folder, "clip_id,video", "a,v00.mp4", header="SEP=,")
+    assert read_csv(path).clip_ids == ["a"]
+    for separator, spoken in ((";", "semicolons"), ("\t", "tabs"), ("^", "'^'")):
+        path = table(folder, f"clip_id{separator}video", header=f"sep={separator}")
+        (line,) = problems(read_csv, path)
+        assert line == f"clips.csv, row 1: separated by {spoken}; save the table with commas"
+
+
+def test_a_decimal_comma_is_named(folder):
+    (line,) = problems(read_csv, table(folder, 'a,v00.mp4,"0,33",.33,0,0,.33,0'))
+    assert line.endswith("column Admiration: '0,33' is not a number, write a decimal point")
 
 
 @pytest.fixture
@@ -318,6 +379,19 @@ def official(tmp_path):
         rows = [f"{i:05d}{'.mp4' * (i % 2)},{LABELS}" for i in ids]
         (tmp_path / f"{name}_split.csv").write_text("\n".join([header, *rows]))
     return tmp_path
+
+
+def test_the_official_layout_knows_both_spellings_of_a_name(official):
+    header = "Filename," + ",".join(EMOTIONS)
+    (official / "valid_split.csv").write_text(f"{header}\n{spelled('NFC', 'Zoë')},{LABELS}\n")
+    (official / "raw" / spelled("NFD", "Zoë.mp4")).touch()
+    manifest = vidmimic2.read(official)
+    assert manifest.select("test").clip_ids == [spelled("NFC", "Zoë")]  # and not to predict, too
+    assert manifest[spelled("NFC", "Zoë")].video.is_file()
+    (official / "raw" / spelled("NFC", "Anaïs.mp4")).touch()
+    (official / "raw" / spelled("NFD", "Anaïs.mp4")).touch()
+    (line,) = problems(vidmimic2.read, official)
+    assert "is a duplicate of raw/" in line
 
 
 def test_the_official_layout_selects_from_train_tests_on_valid_and_predicts_the_rest(official):

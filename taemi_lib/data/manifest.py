@@ -26,8 +26,8 @@ from taemi_lib.profiles import EMOTIONS, SPLITS
 COLUMNS = ("split", "video", "audio", "transcript", "group", *EMOTIONS)
 _LABELLED_SPLITS = ("train", "selection", "test")
 # an id names a file of the feature store: no separators, no leading dot
-_ID = re.compile(r"\w[\w.\- \u0300-\u036f]*")  # accents may be characters of their own
-# bytes; file systems take 255 for a name, the store adds an ending and a temporary mark
+_ID = re.compile(r"\w[\w.\- ]*")
+# bytes: file systems take 255 for a name, and the store adds its ending and a mark while it writes
 _LONGEST_ID = 200
 _Complain = Callable[[str, str], None]  # (column, what is wrong with this row's cell)
 
@@ -64,7 +64,10 @@ class Manifest:
     names:  column names as the source spells them, where they differ ({"clip_id": "Filename"}).
     missing_files: "refuse", or "skip": clips without their file are left out, and `skipped` has a
             line for each.
-    links:  "refuse", or "follow": symbolic links in `root` that lead out of it.
+    links:  "refuse" or "follow" symbolic links in `root` that lead out of it.
+
+    Ids and file names are the same in both Unicode spellings of a letter with an accent; an id is
+    kept in the composed one.
 
     Raises ManifestError listing every problem: duplicate or unusable ids, files that do not exist
     or relative paths that leave `root`, labels that are no numbers or outside [0, 1], unknown
@@ -82,24 +85,25 @@ class Manifest:
         missing_files: str = "refuse",
         links: str = "refuse",
     ):
-        # absolute: whoever reads the files later may stand in another folder
+        # absolute: whoever reads the files may stand in another folder by then
         self.root, self.source, self.labels = Path(root).absolute(), source, labels
         raw = table.reset_index() if "clip_id" not in table else table
         rows = raw.to_dict("records")
         places = places or [f"{source}, row {number + 2}" for number in range(len(rows))]
         self.skipped: list[str] = []
+        files = _Files(self.root, links)
         if missing_files == "skip":
-            rows, places = self._with_files(rows, places)
-        self.table = _checked(rows, self.root, source, places, names or {}, links)
+            rows, places = self._with_files(rows, places, files)
+        self.table = _checked(rows, files, source, places, names or {})
 
-    def _with_files(self, rows: list[dict], places: Sequence[str]) -> tuple[list[dict], list[str]]:
+    def _with_files(
+        self, rows: list[dict], places: Sequence[str], files: _Files
+    ) -> tuple[list[dict], list[str]]:
         """The rows whose files are there; `skipped` tells of the others."""
         kept, where = [], []
         for row, place in zip(rows, places, strict=True):
             cells = [_text(row.get(kind)) for kind in ("video", "audio")]
-            gone = [
-                cell for cell in cells if cell and not os.path.isfile(_spelled(self.root / cell))
-            ]
+            gone = [cell for cell in cells if cell and not os.path.isfile(files.place(cell))]
             if gone:
                 self.skipped.append(f"{_text(row.get('clip_id'))}: {', '.join(gone)} is missing")
             else:
@@ -189,12 +193,7 @@ class Manifest:
 
 
 def _checked(
-    rows: list[dict],
-    root: Path,
-    source: str,
-    places: Sequence[str],
-    names: Mapping[str, str],
-    links: str,
+    rows: list[dict], files: _Files, source: str, places: Sequence[str], names: Mapping[str, str]
 ) -> pd.DataFrame:
     """The table in its final form (index clip_id, COLUMNS), or ManifestError with everything that
     is wrong with it."""
@@ -208,7 +207,7 @@ def _checked(
 
         clip_id = _id(row, place, first_place, complain)
         cells = {kind: _text(row.get(kind)) for kind in ("video", "audio")}
-        paths = {kind: _path(cell, root, kind, links, complain) for kind, cell in cells.items()}
+        paths = {kind: files.checked(cell, kind, complain) for kind, cell in cells.items()}
         if not any(cells.values()):
             complain("video", f"clip {clip_id!r} has neither a video nor an audio file")
         labels = _labels(row, complain)
@@ -233,24 +232,23 @@ def _checked(
 
 
 def _id(row: dict, place: str, first_place: dict[str, str], complain: _Complain) -> str:
-    clip_id = _text(row.get("clip_id"))
+    clip_id = composed(_text(row.get("clip_id")))
+    length = len(clip_id.encode(errors="replace"))
     if not _ID.fullmatch(clip_id):
         complain(
             "clip_id",
             f"{clip_id!r} is not usable as an id; use letters, digits, '_', '-' and '.', "
             "no folders: it names a file inside the data folder",
         )
-    elif len(clip_id.encode()) > _LONGEST_ID:
+    elif length > _LONGEST_ID:
         complain(
             "clip_id",
-            f"{clip_id[:20]!r}... takes {len(clip_id.encode())} bytes, {_LONGEST_ID} at most: "
-            "it names a file",
+            f"{clip_id[:20]!r}... takes {length} bytes as a file name, {_LONGEST_ID} are allowed; "
+            "use a shorter id",
         )
-    # one letter with an accent, or a letter and an accent: two spellings of one id
-    spelled = unicodedata.normalize("NFC", clip_id)
-    if spelled in first_place:
-        complain("clip_id", f"{clip_id!r} is a duplicate of {first_place[spelled]}")
-    first_place.setdefault(spelled, place)
+    elif clip_id in first_place:
+        complain("clip_id", f"{clip_id!r} is a duplicate of {first_place[clip_id]}")
+    first_place.setdefault(clip_id, place)
     return clip_id
 
 
@@ -298,47 +296,66 @@ def _text(cell: object) -> str:
     return "" if missing else str(cell).strip()
 
 
-def _spelled(path: Path) -> Path:
-    """The path as the disk spells it: macOS takes accents apart, tables hold them composed."""
-    if str(path).isascii() or os.path.exists(path):  # also False for a name that is too long
-        return path
-    folder = _spelled(path.parent)
-    wanted = unicodedata.normalize("NFC", path.name)
-    try:
-        names = [entry.name for entry in os.scandir(folder)]
-    except OSError:
-        return path
-    return next(
-        (folder / name for name in names if unicodedata.normalize("NFC", name) == wanted), path
-    )
+def composed(name: str) -> str:
+    """A letter with an accent as one character. macOS writes two, and both look the same."""
+    return unicodedata.normalize("NFC", name)
 
 
-def _path(cell: str, root: Path, kind: str, links: str, complain: _Complain) -> str:
-    """The cell as a path relative to `root`, or as the absolute path that it is."""
-    if not cell:
-        return ""
-    base = os.path.abspath(root)
-    full = os.path.normpath(os.path.join(base, cell))
-    inside = Path(full).is_relative_to(base)
-    full = str(_spelled(Path(full)))
-    if not (inside or os.path.isabs(cell)):
-        complain(
-            kind, f"{cell!r} leaves the data folder; put the file into it, or give an absolute path"
-        )
-    elif not os.path.isfile(full):
-        where = " in the data folder" if inside else ""
-        complain(
-            kind,
-            f"{cell!r} does not exist{where}; "
-            "to leave such clips out: --set data.missing_files=skip",
-        )
-    elif inside and links == "refuse" and not _stays(full, base):
-        complain(
-            kind,
-            f"{cell!r} is, or lies in, a link that leaves the data folder; give an absolute path, "
-            "or trust the folder's links: --set data.links=follow",
-        )
-    return os.path.relpath(full, base) if inside else full
+class _Files:
+    """Where the files of a table lie. Folders are listed once, and only for names that are not
+    there as they are written."""
+
+    def __init__(self, root: Path, links: str):
+        self.root, self.follow = os.path.abspath(root), links == "follow"
+        self._listed: dict[str, dict[str, list[str]]] = {}
+
+    def place(self, cell: str) -> str:
+        """The absolute path that a cell means, as the disk spells it."""
+        return self._spelled(os.path.normpath(os.path.join(self.root, cell)))
+
+    def checked(self, cell: str, kind: str, complain: _Complain) -> str:
+        """The cell as a path relative to the data folder, or as the absolute path that it is."""
+        if not cell:
+            return ""
+        full, absolute = self.place(cell), os.path.isabs(cell)
+        inside = Path(full).is_relative_to(self.root)
+        if not (inside or absolute):
+            complain(
+                kind,
+                f"{cell!r} leaves the data folder; put the file into it, or give an absolute path",
+            )
+        elif not os.path.isfile(full):
+            where = " in the data folder" if inside else ""
+            complain(
+                kind,
+                f"{cell!r} does not exist{where}; "
+                "to leave such clips out: --set data.missing_files=skip",
+            )
+        elif not (absolute or self.follow or self._stays(full)):
+            complain(
+                kind,
+                f"{cell!r} is, or lies in, a link that leaves the data folder; give an absolute "
+                "path, or trust the folder's links: --set data.links=follow",
+            )
+        return os.path.relpath(full, self.root) if inside else full
+
+    def _stays(self, path: str) -> bool:
+        """Whether all links lead to somewhere in the folder, which may be a link itself."""
+        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root))
+
+    def _spelled(self, path: str) -> str:
+        if path.isascii() or os.path.lexists(path):
+            return path
+        above, name = os.path.split(path)
+        folder = self._spelled(above)
+        if folder not in self._listed:
+            names = os.listdir(folder) if os.path.isdir(folder) else []
+            self._listed[folder] = {}
+            for there in names:
+                self._listed[folder].setdefault(composed(there), []).append(there)
+        found = self._listed[folder].get(composed(name), [])
+        # of several none is the one that is meant
+        return os.path.join(folder, found[0] if len(found) == 1 else name)
 
 
 def _stays(path: str, base: str) -> bool:
@@ -355,7 +372,8 @@ def _label(cell: object, emotion: str, complain: _Complain) -> float:
     except ValueError:
         value = math.nan
     if math.isnan(value):
-        complain(emotion, f"{text!r} is not a number")
+        point = ", write a decimal point" if re.fullmatch(r"\d*,\d+", text) else ""
+        complain(emotion, f"{text!r} is not a number{point}")
     elif not 0 <= value <= 1:
         complain(emotion, f"{text} is outside [0, 1]")
     return value

@@ -82,7 +82,8 @@ def read_rows(
     count).
 
     together: columns of which all or none must be there. Raises ManifestError when the file is
-    missing, is no CSV in UTF-8 with commas, lacks a required column, or has ragged rows.
+    missing, is no CSV in UTF-8 with commas (a first line "sep=," is passed over), lacks a required
+    column, or has ragged rows.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
@@ -96,11 +97,12 @@ def read_rows(
         lines = list(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True))
     except csv.Error as error:
         raise ManifestError(path.name, [f"{path}: is not a CSV ({error})"]) from error
-    header = [name.strip() for name in lines[0]] if lines else []
+    top = _after_hint(path.name, lines)
+    header = [name.strip() for name in lines[top]] if len(lines) > top else []
     _refuse_other_separator(path.name, header, required[0])
     problems = _header_problems(path.name, header, required, together)
     rows, places = [], []
-    for number, cells in enumerate(lines[1:], start=2):
+    for number, cells in enumerate(lines[top + 1 :], start=top + 2):
         if not any(cell.strip() for cell in cells):
             continue
         place = f"{path.name}, row {number}"
@@ -116,6 +118,23 @@ def read_rows(
     if problems:
         raise ManifestError(path.name, problems)
     return rows, places
+
+
+def _after_hint(name: str, lines: list[list[str]]) -> int:
+    """Index of the header: 1 after the line "sep=," that Excel takes, and some programs write.
+
+    Raises ManifestError when it asks for another separator.
+    """
+    first = ",".join(lines[0]).strip() if lines else ""
+    if not first.lower().startswith("sep="):
+        return 0
+    separator = first[len("sep=") :] or "\t"  # stripped
+    if separator != ",":
+        spoken = SEPARATORS.get(separator, repr(separator))
+        raise ManifestError(
+            name, [f"{name}, row 1: separated by {spoken}; save the table with commas"]
+        )
+    return 1
 
 
 def _refuse_other_separator(name: str, header: list[str], first: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from taemi_lib.data.manifest import Manifest
+from taemi_lib.data.manifest import Manifest, composed
 from taemi_lib.data.tables import hold_out, read_rows
 from taemi_lib.errors import ManifestError
 from taemi_lib.profiles import EMOTIONS, Data
@@ -48,9 +48,9 @@ def read(root: str | Path, data: Data | None = None) -> Manifest:
         places += where
     if problems:
         raise ManifestError(str(root), problems)
-    labelled = {row["clip_id"] for row in rows}
+    labelled = {composed(row["clip_id"]) for row in rows}
     for video in sorted((root / RAW).glob("*.mp4")):
-        if video.stem not in labelled:
+        if composed(video.stem) not in labelled:
             rows.append({"clip_id": video.stem, "split": "predict", "video": f"{RAW}/{video.name}"})
             places.append(f"{RAW}/{video.name}")
     table = pd.DataFrame(rows, columns=["clip_id", "split", "video", *EMOTIONS])

@@ -1,6 +1,8 @@
-"""Worker processes that are gone when the process that started them is gone.
+"""Worker processes: they may be lost without harm, and are gone when the process that started them
+is gone.
 
-Used by every step that works in several processes. `kill -9`, or a notebook's kernel being
+`each` is for work that may crash, hang or take all the memory: the item that did it is named, and
+the others are done. `end_with_parent` is for every pool. `kill -9`, or a notebook's kernel being
 restarted, ends the parent alone: its workers would finish what they are at, beside the restarted
 command that does the same, and then wait for work forever.
 """
@@ -10,18 +12,29 @@ from __future__ import annotations
 import ast
 import multiprocessing
 import os
+import signal
 import sys
 import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from taemi_lib.errors import ExtractionError, TaemiError
 
 try:
     import resource
 except ImportError:  # Windows has no such limits
     resource = None  # type: ignore[assignment]
 
-from taemi_lib.errors import ExtractionError
-
 GUARD = 'if __name__ == "__main__":'
+CHANCES = 2  # how often an item may cost its process the life; once may be another program's doing
+_PATIENCE = 1.0  # s between looks at whether a pool that answers nothing is still alive
 
 
 def refuse_unguarded() -> None:
@@ -57,16 +70,190 @@ def end_with_parent() -> None:
     threading.Thread(target=_wait, daemon=True).start()
 
 
-def limit_memory(gigabytes: float) -> None:
-    """What this process may hold of its own, code and mapped files left aside; asking for more
-    raises MemoryError, where the platform counts (Linux does)."""
-    if resource is None:
-        return
-    limit, hard = round(gigabytes * 1e9), resource.getrlimit(resource.RLIMIT_DATA)[1]
-    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
+def limit_memory(gigabytes: float) -> bool:
+    """From now on this process may take so much more than it holds already; asking for more raises
+    MemoryError. False where the platform cannot count that (only Linux does)."""
+    held = _private_bytes()
+    if resource is None or held is None:
+        return False
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = held + round(gigabytes * 1e9)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    return True
+
+
+def _private_bytes() -> int | None:
+    """What Linux holds against RLIMIT_DATA: private writable memory, used or not."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("VmData:")]
+    return kilobytes[0] * 1024 if kilobytes else None
 
 
 def _wait() -> None:
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)
+
+
+# --- work that may cost a process its life
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What became of an item whose process was lost each time, and why."""
+
+    reason: str
+
+
+def each(
+    items: Sequence[Any],
+    work: Callable[[Any], Any],
+    start: Callable[..., None],
+    arguments: tuple = (),
+    processes: int = 1,
+    seconds: float | None = None,
+) -> Iterator[tuple[int, Any]]:
+    """(number of the item, what `work` made of it, or Lost) for all items, in the order in which
+    they are done.
+
+    start(*arguments) is called first in every process. `seconds` is the most that one item may
+    take; then its process is ended. An item that loses its process gets a new one, once.
+
+    Raises what `work` raises (what concerns one item only should be returned instead), what
+    `start` raises, and ExtractionError when processes die before they have started.
+    """
+    crew = _Crew(items, work, (start, arguments), seconds)
+    try:
+        for _ in range(min(processes, len(items))):
+            crew.begin()
+        while crew.busy:
+            for future in crew.finished():
+                yield from crew.outcome(future)
+    finally:
+        crew.dismiss()
+
+
+class _Crew:
+    """The processes of one call of `each`.
+
+    Each is a pool of its own, with one item in flight: nothing is shared that a dying process could
+    leave locked, and there is no doubt about which item it was at.
+    """
+
+    def __init__(self, items: Sequence[Any], work: Callable, initial: tuple, seconds: float | None):
+        self.items, self.work, self.initial, self.seconds = items, work, initial, seconds
+        self.waiting = deque(range(len(items)))
+        self.losses: Counter[int | None] = Counter()  # of the item; None: before the first one
+        self.busy: dict[Future, tuple[ProcessPool, int | None]] = {}
+
+    def begin(self) -> None:
+        context: Any = multiprocessing.get_context("spawn")  # forked copies of threads may hang
+        pool = ProcessPool(1, initializer=_begin, initargs=self.initial, context=context)
+        self.busy[pool.schedule(_begun)] = pool, None
+
+    def finished(self) -> list[Future]:
+        """Those that have an answer, or whose pool will never give one."""
+        done, others = wait(self.busy, timeout=_PATIENCE, return_when=FIRST_COMPLETED)
+        return [*done] or [one for one in others if not self.busy[one][0].active]
+
+    def outcome(self, future: Future) -> Iterator[tuple[int, Any]]:
+        """What there is to tell; its process has its next item by then."""
+        pool, item = self.busy[future]
+        if lost := _why_lost(future, self.seconds):
+            del self.busy[future]
+            _end(pool)
+            yield from self._after_loss(item, lost)
+            return
+        result = future.result()  # raises what `work` or `start` raised
+        del self.busy[future]
+        self._hand_next_to(pool)
+        if item is None:
+            self.losses[None] = 0
+        else:
+            yield item, result
+
+    def _hand_next_to(self, pool: ProcessPool) -> None:
+        if not self.waiting:
+            _end(pool)
+            return
+        try:
+            item = self.items[self.waiting[0]]
+            future = pool.schedule(self.work, (item,), timeout=self.seconds)
+        except RuntimeError:  # its process was killed while it had nothing to do
+            _end(pool)
+            self.begin()
+        else:
+            self.busy[future] = pool, self.waiting.popleft()
+
+    def _after_loss(self, item: int | None, lost: str) -> Iterator[tuple[int, Any]]:
+        self.losses[item] += 1
+        given_up = self.losses[item] == CHANCES
+        if item is None and given_up:
+            raise ExtractionError(
+                f"a process died while encoding, before its first clip ({lost}): too little memory "
+                f"for the encoders, or a script whose calls are not all under {GUARD}"
+            )
+        if item is not None and not given_up:
+            self.waiting.append(item)
+        if self.waiting:
+            self.begin()
+        if item is not None and given_up:
+            yield item, Lost(lost)
+
+    def dismiss(self) -> None:
+        pools = [pool for pool, _ in self.busy.values()]
+        for pool in pools:
+            pool.stop()  # all of them first: they end side by side
+        for pool in pools:
+            _end(pool)
+
+
+def _end(pool: ProcessPool) -> None:
+    pool.stop()
+    pool.join()
+
+
+def _why_lost(future: Future, seconds: float | None) -> str:
+    """Why the process was lost, "" when it was not."""
+    error = future.exception() if future.done() else BrokenProcessPool()
+    if isinstance(error, TimeoutError):
+        return f"took longer than {seconds:g} s"
+    if isinstance(error, BrokenProcessPool):
+        return "its process died"
+    if isinstance(error, ProcessExpired):
+        return f"its process died: {_named(error.exitcode)}"
+    return ""
+
+
+def _named(code: int) -> str:
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        return f"exit code {code}"
+    return f"signal {-code}, {name}" + (", often for lack of memory" if name == "SIGKILL" else "")
+
+
+_start_failed: BaseException | None = None  # in a worker
+
+
+def _begin(start: Callable[..., None], arguments: tuple) -> None:
+    global _start_failed
+    end_with_parent()
+    try:
+        start(*arguments)
+    except TaemiError as error:  # told by `_begun`, which is heard
+        _start_failed = error
+    except Exception as error:
+        _start_failed = ExtractionError(
+            f"a process could not start: {type(error).__name__}: {error}"
+        )
+
+
+def _begun() -> None:
+    if _start_failed is not None:
+        raise _start_failed
