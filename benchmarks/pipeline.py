@@ -24,7 +24,7 @@ import pandas as pd
 
 from taemi_lib.data import Manifest
 from taemi_lib.data.synthmimic import face, render, voice, world
-from taemi_lib.features import audio, clip, extract, pool, speech, store, text, vision
+from taemi_lib.features import audio, clip, extract, speech, store, text, vision
 from taemi_lib.profiles import PROFILES
 
 LIMITS = {"generation": 0.25, "extraction": 0.2}  # s of one core for one clip
@@ -41,7 +41,7 @@ PARTS = {
         "Whisper": (speech.SpeechToText, "transcribe"),
         "text encoder": (text.TextEncoder, "encode"),
         "writing": (store.Store, "write"),
-        "loading encoders": (pool.features, "load_encoders"),
+        "loading encoders": (extract.features, "load_encoders"),
     },
 }
 

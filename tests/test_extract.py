@@ -22,6 +22,7 @@ from taemi_lib.data.media import read_frames
 from taemi_lib.errors import EncoderError, ExtractionError, StoreError
 from taemi_lib.features import Store, changes, load_encoders
 from taemi_lib.features import clip as clip_features
+from taemi_lib.features import extract as extraction
 from taemi_lib.features.clip import extract_clip
 from taemi_lib.features.extract import encode_clips, extract
 from taemi_lib.features.sequences import Transcript
@@ -228,17 +229,17 @@ def test_a_file_that_changes_while_it_is_encoded_is_noticed_the_next_time(
     tmp_path, settings, monkeypatch
 ):
     manifest, place = manifest_of(tmp_path, 1), tmp_path / "store"
-    encode = pool.extract_clip
+    encode = extraction.extract_clip
 
     def meanwhile(clip, encoders):
         found = encode(clip, encoders)
         write_clip(clip.video, 2.0)
         return found
 
-    monkeypatch.setattr(pool, "extract_clip", meanwhile)
+    monkeypatch.setattr(extraction, "extract_clip", meanwhile)
     extract(manifest, settings, place, progress=False)
     assert len(Store(place).read("c0").vision) == 10
-    monkeypatch.setattr(pool, "extract_clip", encode)
+    monkeypatch.setattr(extraction, "extract_clip", encode)
     assert extract(manifest, settings, place, progress=False).changed == ["c0"]
     assert len(Store(place).read("c0").vision) == 20
 

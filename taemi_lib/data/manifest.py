@@ -358,11 +358,6 @@ class _Files:
         return os.path.join(folder, found[0] if len(found) == 1 else name)
 
 
-def _stays(path: str, base: str) -> bool:
-    """Whether all links are followed inside `base`; `base` itself may be one."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(base))
-
-
 def _label(cell: object, emotion: str, complain: _Complain) -> float:
     text = _text(cell)
     if not text:
