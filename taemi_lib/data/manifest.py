@@ -302,15 +302,25 @@ def _spelled(path: Path) -> Path:
     """The path as the disk spells it: macOS takes accents apart, tables hold them composed."""
     if str(path).isascii() or os.path.exists(path):  # also False for a name that is too long
         return path
-    folder = _spelled(path.parent)
-    wanted = unicodedata.normalize("NFC", path.name)
+    found = Path(path.anchor)
+    for name in path.parts[1:] if path.anchor else path.parts:
+        spelled = _entry(found, name)
+        if spelled is None:
+            return path
+        found /= spelled
+    return found
+
+
+def _entry(folder: Path, name: str) -> str | None:
+    """How the folder spells a name that it holds; None where it holds none of that name."""
+    if os.path.exists(folder / name):
+        return name
+    wanted = unicodedata.normalize("NFC", name)
     try:
         names = [entry.name for entry in os.scandir(folder)]
-    except OSError:
-        return path
-    return next(
-        (folder / name for name in names if unicodedata.normalize("NFC", name) == wanted), path
-    )
+    except (OSError, ValueError):  # no such folder, or a name that no disk can hold
+        return None
+    return next((there for there in names if unicodedata.normalize("NFC", there) == wanted), None)
 
 
 def _path(cell: str, root: Path, kind: str, links: str, complain: _Complain) -> str:
@@ -351,7 +361,8 @@ def _label(cell: object, emotion: str, complain: _Complain) -> float:
     if not text:
         return math.nan
     try:
-        value = float(text)
+        # Python reads 0.2_5 as 0.25; in a table it is a slip
+        value = math.nan if "_" in text else float(text)
     except ValueError:
         value = math.nan
     if math.isnan(value):
