@@ -1,6 +1,7 @@
 """What holds for every input, not only for the examples that somebody thought of: scores, masks,
 batches, clip tables and the store, on inputs that hypothesis makes up."""
 
+import json
 import math
 import os
 import warnings
@@ -12,6 +13,8 @@ import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from scipy import stats
 from toy import DIMS, MemoryManifest, MemoryStore, clip
 
@@ -525,6 +528,27 @@ def test_a_file_of_the_store_that_is_cut_or_changed_is_refused_or_still_a_clip(
             assert not cut
         except StoreError as error:
             assert "a.safetensors: is damaged" in str(error)
+
+
+@pytest.mark.parametrize("key", ["absent", "damaged", "notes", "words", "source", "transcript"])
+def test_a_clips_file_without_one_of_its_entries_is_damaged(tmp_path, key):
+    store = Store(tmp_path, {"audio": "x"})
+    store.write(ClipFeatures("a", absent=dict.fromkeys(MODALITIES, "no file")))
+    file = tmp_path / "clips" / "a.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content.replace(key.encode(), key.encode()[:-1] + b"_"))
+    with pytest.raises(StoreError, match=r"a\.safetensors: is damaged"):
+        store.read("a")
+    if key != "transcript":  # of another type
+        told = json.loads(safe_open(_written(file, content), framework="np").metadata()["taemi"])
+        save_file({"nothing": np.zeros(1)}, file, {"taemi": json.dumps(told | {key: 7})})
+        with pytest.raises(StoreError, match=f"{key} of another type"):
+            store.read("a")
+
+
+def _written(file, content):
+    file.write_bytes(content)
+    return file
 
 
 def test_warnings_of_these_tests_are_their_own():

@@ -32,6 +32,24 @@ def write_json(path: str | Path, content: object) -> None:
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
+LARGEST_JSON = 16 << 20  # bytes; parsed, a file takes up to thirty times its size
+
+
+def read_json(path: str | Path, largest: int = LARGEST_JSON) -> dict:
+    """The object in a JSON file. Raises ValueError for a larger file, and for whatever else is no
+    JSON object: the caller says what that means."""
+    size = Path(path).stat().st_size
+    if size > largest:
+        raise ValueError(f"it has {size:,} bytes, at most {largest:,} are read")
+    try:
+        found = json.loads(Path(path).read_bytes())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds a {type(found).__name__}, no JSON object")
+    return found
+
+
 @contextlib.contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
     """Fill the yielded folder; when the block ends well it takes the place of `path`, else `path`
