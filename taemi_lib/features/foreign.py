@@ -28,8 +28,11 @@ _LARGEST_WORDS = 256 << 20  # bytes of any other JSON
 # Things that are made one after the other when a model is built, before any weight is read
 _COUNTED = re.compile(r"layers?$|^depths?$|stages$|blocks$|experts$")
 _MOST_LAYERS = 2_000
-_MOST_LABELS = 1_000_000
-_LONGEST_WINDOW = 600  # s, of a Whisper; the published ones hear 30 s
+# some of these take memory of their own, before the weights are compared
+_SIZED = re.compile(r"sizes?$|dims?$|channels$|width$|^d_model$")
+_LARGEST_SIZE = 10_000_000
+# labels; s that a Whisper hears at once (the published ones: 30)
+_BOUNDS = {"num_labels": 1_000_000, "chunk_length": 600}
 # numbers that a model may have beyond those of its weights: a summary's layer that nothing reads
 _SLACK = 20_000_000
 _MOST_WORDS = 100_000  # of a Whisper; the published ones know 51,866
@@ -66,11 +69,18 @@ def _check_settings(settings: dict, name: str) -> None:
             "use a model that transformers knows by itself"
         )
     for key, value in _numbers(settings):
-        most = {"num_labels": _MOST_LABELS, "chunk_length": _LONGEST_WINDOW}.get(
-            key, _MOST_LAYERS if _COUNTED.search(key) else None
-        )
+        most = _most(key)
         if most is not None and value > most:
-            raise ValueError(f"it says {key} = {value:g}, at most {most:,} are believed")
+            raise ValueError(f"it says {key} = {value}, at most {most:,} are believed")
+
+
+def _most(key: str) -> int | None:
+    """The largest number that is believed under this name; None: any."""
+    if key in _BOUNDS:
+        return _BOUNDS[key]
+    if _COUNTED.search(key):
+        return _MOST_LAYERS
+    return _LARGEST_SIZE if _SIZED.search(key) else None
 
 
 def _in_transformers(name: object) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from taemi_lib.batches import Batch, ClipDataset, LengthGroupedBatches, collate
-from taemi_lib.errors import CheckpointError, ChoiceError, TaemiError
+from taemi_lib.errors import CheckpointError, ChoiceError
 from taemi_lib.models import systems
 from taemi_lib.models.base import REGISTERED, Output, System
 from taemi_lib.models.taemi import TAEMI
@@ -150,7 +150,7 @@ def load(folder: str | Path) -> System:
         )
     try:
         return find(saved["system"]).from_pretrained(folder)
-    except TaemiError:
+    except CheckpointError:
         raise
     except (SafetensorError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -53,17 +53,18 @@ def read_json(path: str | Path, largest: int = LARGEST_JSON, kind: type = dict) 
 
 
 def check_archive(path: str | Path) -> None:
-    """Raises ValueError for an archive whose parts are larger than itself: torch.save packs
-    nothing, and unpacking would take the memory that a few bytes claim."""
+    """Raises ValueError for an archive with packed parts, or with parts larger than itself:
+    torch.save packs nothing, and unpacking would take the memory that a few bytes claim."""
     if not zipfile.is_zipfile(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
-            claimed = sum(part.file_size for part in archive.infolist())
+            parts = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise ValueError(f"it is a damaged archive ({error})") from error
-    if claimed > (size := Path(path).stat().st_size):
-        raise ValueError(f"its parts claim {claimed:,} bytes, it has {size:,}")
+    claimed, size = sum(part.file_size for part in parts), Path(path).stat().st_size
+    if claimed > size or any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        raise ValueError(f"its parts are packed: unpacked they have {claimed:,} bytes, it {size:,}")
 
 
 @contextlib.contextmanager
