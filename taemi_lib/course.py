@@ -8,7 +8,6 @@ lies in the workspace's folder afterwards, runs/<settings>/.
 from __future__ import annotations
 
 import ast
-import json
 import logging
 import os
 import re
@@ -374,5 +373,8 @@ def summary_table(summary: dict) -> str:
 
 
 def read_json(path: Path) -> dict:
-    """The file's content, or {} where it does not exist."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """The file's content, or {} where it does not exist. Raises CourseError for no JSON object."""
+    try:
+        return files.read_json(path) if path.exists() else {}
+    except ValueError as error:
+        raise CourseError(f"{path} is damaged ({error}): delete it and run again") from error

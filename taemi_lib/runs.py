@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,11 +74,43 @@ def load_run(folder: str | Path) -> Run:
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"no run in {folder}: config.json is missing")
     read = {
-        name: json.loads(path.read_text())
-        for name in ("config", "history", "metrics")
+        name: read_kept(path)
+        for name in ("config", "metrics")
         if (path := folder / f"{name}.json").exists()
     }
-    return Run(folder, read["config"], read.get("history", []), read.get("metrics"))
+    return Run(folder, read["config"], _history(folder), read.get("metrics"))
+
+
+def read_kept(path: Path, kind: type = dict) -> Any:
+    """What a run's JSON file holds. Raises RunError where that is of another kind."""
+    try:
+        return files.read_json(path, kind=kind)
+    except ValueError as error:
+        raise damaged(path, error) from error
+
+
+def check_history(history: object, path: Path) -> list[dict]:
+    """The entries of a run's epochs. Raises RunError for anything else."""
+    try:
+        for number, entry in enumerate(list(history), start=1):  # type: ignore[call-overload]
+            if entry["epoch"] != number or not isinstance(merit(entry), (int, float)):
+                raise ValueError(f"entry {number}")
+    except (TypeError, KeyError, ValueError) as error:
+        raise damaged(path, error) from error
+    return list(history)  # type: ignore[call-overload]
+
+
+def damaged(path: Path, error: Exception) -> RunError:
+    """The error to raise for a file of a run that cannot be used, told in one line."""
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return RunError(
+        f"{path} is damaged ({said}): copy the run's folder anew, or delete it to train again"
+    )
+
+
+def _history(folder: Path) -> list[dict]:
+    path = folder / "history.json"
+    return check_history(read_kept(path, list), path) if path.exists() else []
 
 
 def merit(entry: Mapping) -> float:
@@ -192,7 +225,7 @@ def check(
 def _refuse_other(folder: Path, config: dict) -> None:
     """Raises RunError when the folder's config.json says something else; other library versions are
     only recorded."""
-    there, asked = json.loads((folder / "config.json").read_text()), json.loads(json.dumps(config))
+    there, asked = read_kept(folder / "config.json"), json.loads(json.dumps(config))
     if different := differences(there | {"versions": {}}, asked | {"versions": {}}):
         raise RunError(
             f"{folder} holds a run of another configuration: {'; '.join(different[:8])}. "

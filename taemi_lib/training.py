@@ -11,7 +11,6 @@ asks which system it trains.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import resource
@@ -21,11 +20,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from safetensors import SafetensorError
 from safetensors.torch import load_model
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -37,6 +38,12 @@ from taemi_lib.evaluation.scoring import Predictions, predict_dataset, score
 from taemi_lib.models.base import System, parameter_count
 from taemi_lib.support import device as devices
 from taemi_lib.support import files
+
+# what damaged or foreign checkpoints raise
+_UNFIT = (
+    *(SafetensorError, OSError, EOFError, MemoryError),
+    *(ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError),
+)
 
 
 def train(
@@ -108,7 +115,9 @@ def _train(work: _Work) -> None:
         )
     files.mend_folder(work.folder / "last")
     state = work.folder / "last" / "state.json"
-    history = json.loads(state.read_text())["history"] if state.exists() else []
+    history = []
+    if state.exists():
+        history = runs.check_history(runs.read_kept(state).get("history"), state)
     reached = history[-1].get("stage", system.stages[-1]) if history else system.stages[0]
     for stage in system.stages[system.stages.index(reached) :]:
         _train_stage(work, stage, history)
@@ -326,15 +335,29 @@ def _optimizer_state(accelerator: Accelerator, optimizer) -> dict:
 
 def _resume(last: Path, accelerator: Accelerator, network, optimizer) -> None:
     """Put the state that the last complete epoch left in `last/` back."""
-    load_model(
-        accelerator.unwrap_model(network),
-        last / "model.safetensors",
-        device=str(accelerator.device),
-    )
-    saved = torch.load(last / "optimizer.pt", map_location=accelerator.device, weights_only=True)
-    optimizer.load_state_dict(saved["optimizer"])
-    if accelerator.scaler is not None and "scaler" in saved:
-        accelerator.scaler.load_state_dict(saved["scaler"])
+    place = last / "model.safetensors"
+    try:
+        load_model(accelerator.unwrap_model(network), place, device=str(accelerator.device))
+        place = last / "optimizer.pt"
+        files.check_archive(place)
+        # a folder may come from anywhere: what is more than numbers is never run
+        saved = torch.load(place, map_location=accelerator.device, weights_only=True)
+        optimizer.load_state_dict(saved["optimizer"])
+        _refuse_other_shapes(optimizer)
+        if accelerator.scaler is not None and "scaler" in saved:
+            accelerator.scaler.load_state_dict(saved["scaler"])
+    except UnpicklingError as error:  # its own text advises to read the file all the same
+        raise runs.damaged(place, ValueError("it holds more than numbers")) from error
+    except _UNFIT as error:
+        raise runs.damaged(place, error) from error
+
+
+def _refuse_other_shapes(optimizer) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for name, value in optimizer.state.get(parameter, {}).items():
+                if getattr(value, "ndim", 0) and value.shape != parameter.shape:
+                    raise ValueError(f"{name} is {tuple(value.shape)} of {tuple(parameter.shape)}")
 
 
 def _finish(work: _Work, history: list[dict]) -> None:

@@ -344,7 +344,8 @@ class _Files:
         return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root))
 
     def _spelled(self, path: str) -> str:
-        if path.isascii() or os.path.lexists(path):
+        # no disk holds longer paths; what they are made of may be hostile
+        if path.isascii() or len(path) > 4096 or os.path.lexists(path):
             return path
         above, name = os.path.split(path)
         folder = self._spelled(above)
@@ -363,7 +364,8 @@ def _label(cell: object, emotion: str, complain: _Complain) -> float:
     if not text:
         return math.nan
     try:
-        value = float(text)
+        # Python reads 0.2_5 as 0.25; in a table it is a slip
+        value = math.nan if "_" in text else float(text)
     except ValueError:
         value = math.nan
     if math.isnan(value):

@@ -48,7 +48,7 @@ def check_products(job: Job, test: ClipDataset) -> None:
     if not path.exists():
         return
     asked = json.loads(json.dumps(runs.fingerprint(test)))
-    if different := differences(json.loads(path.read_text()), asked):
+    if different := differences(runs.read_kept(path), asked):
         raise RunError(
             f"{job.folder} holds predictions for other test clips ({'; '.join(different[:4])}): "
             "delete this folder, or give another folder for runs"

@@ -38,7 +38,7 @@ class AudioEncoder:
     def __init__(self, source: str, device: str = "cpu", seconds: float = 12.0):
         self.seconds = seconds
         place = locate_audio(source)
-        with loading(source, "audio"), torch.inference_mode():
+        with loading(source, "audio", place), torch.inference_mode():
             self._network = _network(place, source, torch.device(device))
             probe = np.sin(np.arange(SAMPLE_RATE // 2, dtype=np.float32) ** 1.3)  # a rising tone
             first = self._network.encode(probe)

@@ -7,7 +7,6 @@ store keeps their hashes. Sizes and times, kept beside it, save most of the hash
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from taemi_lib.features.store import Store
 from taemi_lib.support import files
 
 SEEN = "seen.json"  # {clip id: {"video": [file, size, time]}} of files whose hash is the stored one
+_LARGEST_SEEN = 256 << 20  # bytes; a clip takes about 200
 _UNREADABLE = "cannot be read"  # stands for a hash: no size and time says when it can be
 
 
@@ -85,7 +85,7 @@ def remember(stamps: dict[str, dict[str, list]], store: Store) -> None:
 
 def _read(store: Store) -> dict:
     try:
-        return json.loads((store.root / SEEN).read_text(encoding="utf-8"))
+        return files.read_json(store.root / SEEN, _LARGEST_SEEN)
     except (OSError, ValueError):  # only saves hashing
         return {}
 

@@ -5,25 +5,35 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
-from transformers import AutoFeatureExtractor, FeatureExtractionMixin
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    FeatureExtractionMixin,
+)
 from transformers.utils import logging
 
 from taemi_lib.data.media import SAMPLE_RATE
 from taemi_lib.errors import EncoderError
+from taemi_lib.features.foreign import check_size
 from taemi_lib.features.sources import Source
 
 
 @contextmanager
-def loading(source: str, role: str) -> Iterator[None]:
+def loading(source: str, role: str, place: Source | None = None) -> Iterator[None]:
     """Load a model quietly, leaving torch's random state alone; what fails is an EncoderError
-    naming the encoder."""
+    naming the encoder. place: of a transformers folder, whose claims are checked first."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         with torch.random.fork_rng(devices=[]):
+            if place is not None and Path(place.where).is_dir():
+                _check_claims(Path(place.where))
             yield
     except EncoderError:
         raise
@@ -32,12 +42,27 @@ def loading(source: str, role: str) -> Iterator[None]:
             f"{role} encoder {source!r} cannot be loaded: the file is damaged, or holds more than "
             "weights, which could run code. Get it again from its publisher"
         ) from error
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, EOFError) as error:
-        raise EncoderError(f"{role} encoder {source!r} cannot be loaded: {error}") from error
+    except Exception as error:  # there is no end to what a stranger's folder can make fail
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise EncoderError(f"{role} encoder {source!r} cannot be loaded: {said}") from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def _check_claims(folder: Path) -> None:
+    """Build the model without memory, and count its numbers. Raises ValueError where its weights
+    have not so many."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, KeyError, OSError):
+        return  # not of transformers: whoever asked for it says so
+    if type(config) in MODEL_MAPPING:
+        with torch.device("meta"):
+            model = AutoModel.from_config(config, trust_remote_code=False)
+        tensors = [*model.parameters(), *model.buffers()]
+        check_size(sum(tensor.numel() for tensor in tensors), folder)
 
 
 def check_complete(info: dict, source: str, role: str, optional: tuple[str, ...] = ()) -> None:
@@ -60,7 +85,9 @@ def feature_extractor(place: Source, source: str, expected: str) -> FeatureExtra
     expected: its class. Raises EncoderError for another, and for another sampling rate than that of
     the sound that is read.
     """
-    found = AutoFeatureExtractor.from_pretrained(place.where, revision=place.revision)
+    found = AutoFeatureExtractor.from_pretrained(
+        place.where, revision=place.revision, trust_remote_code=False
+    )
     about = f"encoders.audio = {source!r}: its preprocessor_config.json says"
     if type(found).__name__ != expected:
         raise EncoderError(

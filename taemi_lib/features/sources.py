@@ -19,6 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from taemi_lib import profiles
 from taemi_lib.errors import EncoderError
+from taemi_lib.features.foreign import check_files
 from taemi_lib.profiles import MICRO, resolve
 
 _SETTINGS = (
@@ -74,6 +75,7 @@ def locate(source: str, role: str, download: bool = True) -> Source:
         return Source(str(path), f"{source}@{digest(path)}")
     path = resolve(source)
     if path.exists():
+        check_files(path, role, source)
         return Source(str(path), f"{path.name}@{digest(path)}")
     if Path(source).is_absolute():
         raise EncoderError(
@@ -129,6 +131,7 @@ def _on_hub(name: str, role: str, download: bool) -> Source:
         raise EncoderError(
             f"encoders.{role} = {name!r}: {help_} ({type(error).__name__})"
         ) from error
+    check_files(Path(config).parent, role, name)
     commit = Path(config).parent.name  # .../snapshots/<commit>/config.json: names the weights too
     return Source(name, f"{name}@{commit[:8]}", commit)
 

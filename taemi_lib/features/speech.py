@@ -7,9 +7,9 @@ Decoding is greedy (temperature 0), so that the same sound always gives the same
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import fields
+import zipfile
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,12 @@ from whisper.tokenizer import LANGUAGES, get_tokenizer
 
 from taemi_lib.data.media import SAMPLE_RATE, is_silent
 from taemi_lib.errors import EncoderError
+from taemi_lib.features.foreign import check_whisper
 from taemi_lib.features.loading import loading
 from taemi_lib.features.sequences import Transcript, Word
 from taemi_lib.features.sources import locate_speech
 from taemi_lib.features.word_times import has_words, word_times
+from taemi_lib.support import files
 
 _FULL_CONTEXT = 1500  # encoder frames of every published Whisper: 30 s
 # sound shorter than 0.25 s holds no word, but makes Whisper invent one
@@ -59,8 +61,8 @@ class SpeechToText:
                 self.model.to(device)
                 if _no_speech_token(self.model) not in vocabulary and no_speech < 1:
                     self.least_logprob = _LEAST_LOGPROB
-            else:  # whisper reads its own format with weights_only=True
-                self.model = whisper.load_model(place.where, device=device)
+            else:
+                self.model = load_openai(place.where, device)
         _check_language(self.model, language, source)
         self.language = None if language == "auto" else language
         self.model.eval()
@@ -153,6 +155,17 @@ def _no_speech_token(model: whisper.Whisper) -> int:
     return tokenizer.no_speech
 
 
+def load_openai(where: str, device: str = "cpu") -> whisper.Whisper:
+    """A whisper .pt file, or a published model's name. Raises ValueError for a file whose sizes are
+    not those of its weights, which would take the memory that they claim."""
+    if Path(where).is_file():
+        # only looked at: the numbers stay on the disk
+        held = torch.load(where, "cpu", weights_only=True, mmap=zipfile.is_zipfile(where) or None)
+        shapes = {name: tuple(value.shape) for name, value in held["model_state_dict"].items()}
+        check_whisper(held["dims"], shapes)
+    return whisper.load_model(where, device=device)  # with weights_only=True, too
+
+
 def load_micro(folder: Path) -> tuple[whisper.Whisper, int | None]:
     """A Whisper from the compact folder format, and the number of tokens it may say per window.
 
@@ -170,7 +183,7 @@ def _read_micro(folder: Path) -> tuple[whisper.Whisper, int | None, frozenset[in
     for file in (config_file, weights_file):
         if not file.exists():
             raise EncoderError(f"speech encoder folder {folder.name!r} has no {file.name}")
-    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config = files.read_json(config_file)
     names = [field.name for field in fields(ModelDimensions)]
     if absent := [name for name in names if name not in config]:
         raise EncoderError(
@@ -178,6 +191,7 @@ def _read_micro(folder: Path) -> tuple[whisper.Whisper, int | None, frozenset[in
         )
     dims = ModelDimensions(**{name: config[name] for name in names})
     tensors = load_file(weights_file)
+    check_whisper(asdict(dims), {name: tuple(value.shape) for name, value in tensors.items()})
     state = {
         name: tensor.float()
         for name, tensor in tensors.items()

@@ -24,6 +24,8 @@ from taemi_lib.support import files
 from taemi_lib.support.differences import differences
 
 LAYOUT = 3  # raise when files written before can no longer be read
+# what a clip's file tells beside its numbers, and of which type
+_TOLD = {"absent": dict, "damaged": dict, "notes": dict, "words": list, "source": dict}
 # field of ClipFeatures -> modality
 _SEQUENCES = {"audio": "audio", "vision": "vision", "tokens": "text"}
 
@@ -48,9 +50,9 @@ class Store:
             self._clips.mkdir(parents=True, exist_ok=True)
             files.write_json(about, {"layout": LAYOUT, "identity": dict(identity)})
         try:
-            known = json.loads(about.read_text(encoding="utf-8"))
-            layout, self.identity = known["layout"], known["identity"]
-        except (ValueError, KeyError, TypeError) as error:
+            known = files.read_json(about)
+            layout, self.identity = known["layout"], dict(known["identity"])
+        except (ValueError, KeyError, TypeError, OSError) as error:
             raise StoreError(
                 f"{about}: is damaged ({error}); delete the folder and extract again"
             ) from error
@@ -116,25 +118,30 @@ class Store:
         """One clip; values fp16, times float32 s. Raises StoreError naming a clip that is not there
         or is damaged."""
         about, file = self._open(clip_id)
-        with file:
-            there = set(file.keys())
-            sequences = {
-                name: Sequence(file.get_tensor(f"{name}.values"), file.get_tensor(f"{name}.times"))
-                for name in _SEQUENCES
-                if f"{name}.values" in there
-            }
-            pooled = file.get_tensor("pooled") if "pooled" in there else None
-        return ClipFeatures(
-            clip_id,
-            **sequences,
-            pooled=pooled,
-            transcript=about["transcript"],
-            absent=about["absent"],
-            damaged=about["damaged"],
-            notes=about["notes"],
-            language=about["language"],
-            words=tuple(Word(*word) for word in about["words"]),
-        )
+        try:
+            with file:
+                there = set(file.keys())
+                sequences = {
+                    name: Sequence(
+                        file.get_tensor(f"{name}.values"), file.get_tensor(f"{name}.times")
+                    )
+                    for name in _SEQUENCES
+                    if f"{name}.values" in there
+                }
+                pooled = file.get_tensor("pooled") if "pooled" in there else None
+            return ClipFeatures(
+                clip_id,
+                **sequences,
+                pooled=pooled,
+                transcript=about["transcript"],
+                absent=about["absent"],
+                damaged=about["damaged"],
+                notes=about["notes"],
+                language=about["language"],
+                words=tuple(Word(*word) for word in about["words"]),
+            )
+        except (SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise self._damaged(clip_id, error) from error
 
     def shapes(self, clip_id: str) -> dict[str, tuple[int, int]]:
         """(T, D) of the modalities that are there, from the file's header alone: for grouping clips
@@ -182,18 +189,23 @@ class Store:
         return self._clips / f"{clip_id}.safetensors"
 
     def _open(self, clip_id: str):
-        path = self._file(clip_id)
         try:
-            file = safe_open(path, framework="numpy")
-            return json.loads(file.metadata()["taemi"]), file
+            file = safe_open(self._file(clip_id), framework="numpy")
+            about = json.loads(file.metadata()["taemi"])
+            if wrong := [key for key, kind in _TOLD.items() if not isinstance(about[key], kind)]:
+                raise ValueError(f"{', '.join(wrong)} of another type")
+            return about, file
         except FileNotFoundError as error:
             raise StoreError(
                 f"{self.root}: no features of clip {clip_id!r}; extract them first"
             ) from error
-        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
-            raise StoreError(
-                f"{path}: is damaged ({error}); delete this file and extract again"
-            ) from error
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError, RecursionError) as error:
+            raise self._damaged(clip_id, error) from error
+
+    def _damaged(self, clip_id: str, error: Exception) -> StoreError:
+        return StoreError(
+            f"{self._file(clip_id)}: is damaged ({error}); delete this file and extract again"
+        )
 
 
 def _half(values: np.ndarray, clip_id: str, name: str) -> np.ndarray:

@@ -41,10 +41,11 @@ class TextEncoder:
             raise ValueError(f"text pooling is {pooling!r}, expected 'cls', 'mean' or 'last'")
         self.device, self.pooling, self.max_tokens = torch.device(device), pooling, max_tokens
         place = locate(source, "text")
-        with loading(source, "text"):
-            self.tokenizer = AutoTokenizer.from_pretrained(place.where, revision=place.revision)
+        with loading(source, "text", place):
+            common = {"revision": place.revision, "trust_remote_code": False}
+            self.tokenizer = AutoTokenizer.from_pretrained(place.where, **common)
             self.model, info = AutoModel.from_pretrained(
-                place.where, revision=place.revision, dtype=torch.float32, output_loading_info=True
+                place.where, dtype=torch.float32, output_loading_info=True, **common
             )
             unused: tuple[str, ...] = ("pooler.",)
             # config.is_encoder_decoder is false where only T5's encoder was saved

@@ -44,7 +44,7 @@ class VisionEncoder:
         self.device, self.pooling = torch.device(device), pooling
         place = locate(source, "vision")
         self.identity = place.identity
-        with loading(source, "vision"):
+        with loading(source, "vision", place):
             self.model: Any = _load(place, source).to(self.device).eval()
             try:
                 self._first, self._has_cls = _before_patches(self.model)

@@ -93,13 +93,14 @@ class Waves:
 def _load(place: Source, source: str) -> tuple[nn.Module, PretrainedConfig]:
     """The network and its configuration. Which network: by config.json's architectures, or by the
     weights' names where these say more."""
-    asked = {"revision": place.revision, "dtype": torch.float32, "output_loading_info": True}
-    config = AutoConfig.from_pretrained(place.where, revision=place.revision)
+    common = {"revision": place.revision, "trust_remote_code": False}
+    asked = {"dtype": torch.float32, "output_loading_info": True}
+    config = AutoConfig.from_pretrained(place.where, **common)
     emotion = config.model_type == "wav2vec2" and bool(_EMOTION & set(config.architectures or ()))
     if not emotion:
-        model, info = AutoModel.from_pretrained(place.where, **asked)
+        model, info = AutoModel.from_pretrained(place.where, **asked, **common)
         emotion = config.model_type == "wav2vec2" and set(info["unexpected_keys"]) >= _HEAD
     if emotion:
-        model, info = EmotionWav2Vec2.from_pretrained(place.where, **asked)
+        model, info = EmotionWav2Vec2.from_pretrained(place.where, revision=place.revision, **asked)
     check_complete(info, source, "audio", optional=_UNUSED)
     return model, config

@@ -22,7 +22,7 @@ from taemi_lib.data.media import SAMPLE_RATE
 from taemi_lib.errors import EncoderError
 from taemi_lib.features.loading import check_complete, feature_extractor
 from taemi_lib.features.sources import Source
-from taemi_lib.features.speech import load_micro
+from taemi_lib.features.speech import load_micro, load_openai
 
 _STEP = 2 * HOP_LENGTH  # samples: the encoder's second convolution halves the frames of 10 ms
 
@@ -62,8 +62,8 @@ Loaded = tuple[nn.Module, Callable[[np.ndarray, int], torch.Tensor], int]
 def _of_openai(place: Source, source: str) -> Loaded:
     if Path(place.where).is_dir():
         model, _ = load_micro(Path(place.where))
-    else:  # reads its own format with weights_only=True
-        model = whisper.load_model(place.where, device="cpu")
+    else:
+        model = load_openai(place.where)
     mels = model.dims.n_mels
 
     def spectrogram(samples: np.ndarray, width: int) -> torch.Tensor:

@@ -7,16 +7,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import json
 import pkgutil
 import sys
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from taemi_lib.batches import Batch, ClipDataset, LengthGroupedBatches, collate
-from taemi_lib.errors import ChoiceError
+from taemi_lib.errors import CheckpointError, ChoiceError
 from taemi_lib.models import systems
 from taemi_lib.models.base import REGISTERED, Output, System
 from taemi_lib.models.taemi import TAEMI
+from taemi_lib.support import files
 
 for _module in pkgutil.iter_modules(systems.__path__, f"{systems.__name__}."):
     importlib.import_module(_module.name)
@@ -127,20 +129,31 @@ def load(folder: str | Path) -> System:
     predict.
 
     Raises FileNotFoundError when the folder holds none, ChoiceError when its system is not
-    registered, ValueError when weights and sizes do not fit.
+    registered, CheckpointError when a file is damaged, or weights and sizes do not fit.
     """
     config = Path(folder) / "config.json"
     if not config.exists():
         raise FileNotFoundError(f"no checkpoint in {folder}: config.json is missing")
-    saved = json.loads(config.read_text())
+    try:
+        saved = files.read_json(config)
+    except ValueError as error:
+        raise CheckpointError(f"{config} is damaged ({error}): copy the folder anew") from error
     if "system" not in saved:
-        raise ValueError(
+        raise CheckpointError(
             f"{config} does not name its system: it was not written by this project's "
             "save_pretrained"
         )
-    if saved["system"] not in REGISTERED:
+    if str(saved["system"]) not in REGISTERED:
         raise ChoiceError(
             f"{folder} holds a {saved['system']!r}, which is none of the package's own systems: "
             "name the file that defines it with --import FILE (in Python models.import_systems)"
         )
-    return find(saved["system"]).from_pretrained(folder)
+    try:
+        return find(saved["system"]).from_pretrained(folder)
+    except CheckpointError:
+        raise
+    except (SafetensorError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise CheckpointError(
+            f"the checkpoint in {folder} is damaged ({said}): copy the folder anew"
+        ) from error

@@ -8,12 +8,12 @@ never asks which system it has.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants, hf_hub_download
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass as checked
@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from taemi_lib.batches import Batch
-from taemi_lib.errors import ChoiceError
+from taemi_lib.errors import CheckpointError, ChoiceError
 from taemi_lib.models.attention import SelfAttention, TimeFeatures
 from taemi_lib.models.missing import MissingToken
 from taemi_lib.profiles import EMOTIONS, Model, Training
+from taemi_lib.support import files
 from taemi_lib.support.differences import differences
 
 _CARD = """---
@@ -281,8 +282,14 @@ class System(  # type: ignore[call-arg]  # the mixin takes these arguments
                 local_files_only=local_files_only,
                 token=token,
             )
+        # first without memory: sizes come from a file, and may be any number
+        try:
+            with torch.device("meta"):
+                draft = cls(**sizes)
+        except (NotImplementedError, RuntimeError):  # a system that computes while it is built
+            draft = cls(**sizes)
+        _check_checkpoint(draft, Path(file))
         model = cls(**sizes)
-        _check_checkpoint(model, Path(file))
         load_model(model, file, strict=strict, device=str(map_location))
         return model.eval()
 
@@ -295,7 +302,7 @@ def _check_checkpoint(model: System, file: Path) -> None:
             f"no checkpoint at {file}: give the folder that save_pretrained wrote"
         )
     config = file.with_name(constants.CONFIG_NAME)
-    saved = json.loads(config.read_text()) if config.exists() else {}
+    saved = files.read_json(config) if config.exists() else {}
     if saved.get("system", model.name) != model.name:
         raise ValueError(
             f"{file.parent} holds a {saved['system']!r}, not a {model.name!r}: "
@@ -314,7 +321,7 @@ def _check_checkpoint(model: System, file: Path) -> None:
         (stored, built),
     ):
         if different := differences(theirs, ours):
-            raise ValueError(f"{file} is of other sizes: " + "; ".join(different[:5]))
+            raise CheckpointError(f"{file} is of other sizes: " + "; ".join(different[:5]))
 
 
 class Stream(nn.Module):

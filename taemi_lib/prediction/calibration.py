@@ -16,7 +16,6 @@ somewhat too easy. So the rank is the smallest that holds the level with a proba
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -244,9 +243,7 @@ def kept(ensemble: Ensemble) -> Calibration:
     if not path.exists():
         raise CheckpointError(f"the run is not calibrated ({path.name} is not in {path.parent})")
     try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"{path.stat().st_size} bytes")
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = files.read_json(path, LARGEST)
         if about["version"] != VERSION or about["runs"] != ensemble.identity:
             raise CheckpointError(f"{path} is of other weights, settings or an earlier version")
         return _read(about, path.with_suffix(".safetensors"), ensemble.dims)

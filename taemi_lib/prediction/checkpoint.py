@@ -21,6 +21,7 @@ from taemi_lib.features.sequences import ClipFeatures, as_stored
 from taemi_lib.models.base import Output, System
 from taemi_lib.profiles import MODALITIES
 from taemi_lib.runs import Run
+from taemi_lib.support import files
 from taemi_lib.support.differences import differences
 
 Source = str | Path | Run
@@ -79,21 +80,20 @@ def _config(run: Path) -> dict:
     """The run's configuration: encoders, sizes, preset, and what its features came from."""
     path = run / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        config = files.read_json(path) if path.exists() else {}
     except (ValueError, OSError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}): copy the run's folder anew, or train it again"
         ) from error
     wanted = ("encoders", "sizes", "training", "data")
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} holds no settings: copy the run's folder anew")
     if missing := [name for name in wanted if not config.get(name)]:
         raise CheckpointError(
             f"{path} does not name its {', '.join(missing)}, which a new clip needs: "
             "train with taemi_lib.train(..., encoders=...), as the course does"
         )
     try:
-        int(config["training"]["audio_average"])
+        if int(config["training"]["audio_average"]) < 1:
+            raise ValueError("audio_average")
         [int(config["sizes"][f"{name}_dim"]) for name in MODALITIES]
         dict(config["encoders"]), dict(config["data"]["train"]["encoders"] or {})
     except (KeyError, TypeError, ValueError) as error:
@@ -128,6 +128,13 @@ class Ensemble:
         self.config = first.config
         self.audio_average = int(self.config["training"]["audio_average"])
         self.dims = {name: int(self.config["sizes"][f"{name}_dim"]) for name in MODALITIES}
+        for checkpoint, model in zip(self.checkpoints, self.models, strict=True):
+            built = {name: getattr(model.sizes, f"{name}_dim") for name in MODALITIES}
+            if different := differences(built, self.dims):
+                raise CheckpointError(
+                    f"{checkpoint.run}/config.json is not that of its weights: "
+                    f"{'; '.join(different)}"
+                )
 
     @property
     def identity(self) -> list[dict[str, str]]:

@@ -54,7 +54,14 @@ class Predictor:
     ) -> None:
         self.device = devices.choose(device)
         self.ensemble = Ensemble(runs, self.device)
-        self.settings = profiles.Encoders(**self.ensemble.config["encoders"])
+        try:
+            self.settings = profiles.Encoders(**self.ensemble.config["encoders"])
+        except (TypeError, ValueError) as error:
+            said = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"{self.ensemble.checkpoints[0].run}/config.json: its encoders are no settings of "
+                f"this version ({said})"
+            ) from error
         made_by = identity(self.settings)
         for checkpoint in self.ensemble.checkpoints:
             _refuse_other_encoders(checkpoint, made_by)

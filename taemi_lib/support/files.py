@@ -12,8 +12,10 @@ import fcntl
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 LOCK = ".lock"  # the file in a folder that says who holds it
 
@@ -30,6 +32,39 @@ def write_json(path: str | Path, content: object) -> None:
     """`content` as indented JSON, atomically. NaN is refused (it is not JSON). Raises
     ValueError."""
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+LARGEST_JSON = 16 << 20  # bytes; parsed, a file takes up to thirty times its size
+
+
+def read_json(path: str | Path, largest: int = LARGEST_JSON, kind: type = dict) -> Any:
+    """The object (or list) in a JSON file. Raises ValueError for a larger file, and for what is no
+    JSON or of another kind: the caller says what that means."""
+    size = Path(path).stat().st_size
+    if size > largest:
+        raise ValueError(f"it has {size:,} bytes, at most {largest:,} are read")
+    try:
+        found = json.loads(Path(path).read_bytes())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, kind):
+        raise ValueError(f"it holds a {type(found).__name__}, expected a {kind.__name__}")
+    return found
+
+
+def check_archive(path: str | Path) -> None:
+    """Raises ValueError for an archive with packed parts, or with parts larger than itself:
+    torch.save packs nothing, and unpacking would take the memory that a few bytes claim."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(f"it is a damaged archive ({error})") from error
+    claimed, size = sum(part.file_size for part in parts), Path(path).stat().st_size
+    if claimed > size or any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        raise ValueError(f"its parts are packed: unpacked they have {claimed:,} bytes, it {size:,}")
 
 
 @contextlib.contextmanager

@@ -131,7 +131,10 @@ def generate(
 def _refuse_other_settings(root: Path, asked: dict) -> None:
     settings = root / SETTINGS
     if settings.exists():
-        found = json.loads(settings.read_text())
+        try:
+            found = files.read_json(settings)
+        except ValueError as error:
+            raise ManifestError(str(root), [f"{settings}: is damaged ({error})"]) from error
         if different := differences({key: found.get(key) for key in asked}, asked):
             lines = [f"{settings}: {line}" for line in different]
             raise ManifestError(
