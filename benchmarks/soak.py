@@ -54,6 +54,7 @@ except ImportError:  # Windows does not say what a process has held
 SECONDS = 120.0  # for all readings of one file; the longest takes 10 on a free core
 GIGABYTES = 2.5  # of one process; an hour of sound is 0.23, 400 pictures of 512 x 512 are 0.31
 HOUR = 3600.0
+LONG = 3_700  # s, of the files that last longer than what is read
 LOUDEST = 1.001  # peak of sound that was not stored as floating-point numbers
 REASON = 200  # characters
 READINGS: dict[str, Callable[[Path], Any]] = {
@@ -332,7 +333,7 @@ def few_frames(chance: random.Random) -> Iterator[Case]:
 
 
 def hours(chance: random.Random) -> Iterator[Case]:
-    rate, seconds = 8_000, 3_700
+    rate, seconds = 8_000, LONG
 
     def waves(path: Path, heard: float | None) -> None:
         """A second of sound at `heard` s, else silence: a file with holes, which takes no place."""
@@ -347,7 +348,7 @@ def hours(chance: random.Random) -> Iterator[Case]:
                 file.write((tone(1, rate) * 32_767).astype("<i2").tobytes())
             file.truncate(44 + size)
 
-    for heard in (None, 0.0, HOUR - 2, HOUR + 10):
+    for heard in (None, 0.0, min(HOUR, seconds) - 0.5, seconds - 2):
         yield f"silence but at {heard} s.wav", lambda path, heard=heard: waves(path, heard)
     silence = np.zeros((rate * seconds, 1), np.float32)
     for kind, codec in (

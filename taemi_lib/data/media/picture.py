@@ -83,7 +83,7 @@ def _may_follow(times: list[float], time: float) -> bool:
     sound does, and also as float32 a later frame has a later time."""
     if not times:
         return time >= -_SAME
-    return np.float32(times[-1]) < np.float32(time) and time < times[-1] + LONGEST
+    return bool(np.float32(times[-1]) < np.float32(time)) and time < times[-1] + LONGEST
 
 
 class _Wanted:
