@@ -380,7 +380,7 @@ def huge(chance: random.Random) -> Iterator[Case]:
                 continue  # takes a core for a minute to write
 
             def paint(path: Path, shape=(height, width), codec=codec) -> None:
-                images = np.full((2, *shape, 3), 90, np.uint8)
+                images = np.full((1 if min(shape) > 1000 else 2, *shape, 3), 90, np.uint8)
                 images[:, shape[0] // 2 :] = 200
                 write(path, (codec, images), Sound("pcm_s16le", tone(0.2, 16_000), 16_000))
 

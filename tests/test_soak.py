@@ -48,6 +48,7 @@ def pictures(times=(0.0, 0.1), shape=(8, 8, 3), kind=np.uint8):
 # --- the sample
 
 
+@pytest.mark.slow
 def test_sixty_damaged_files_give_values_or_reasons(capfd, monkeypatch):
     # half a minute of silence shows the same as an hour
     monkeypatch.setattr(soak, "LONG", 30)
@@ -149,16 +150,18 @@ def test_any_other_exception_is_a_failure_with_its_traceback(monkeypatch, tmp_pa
     assert "Traceback" in reading.text and "ZeroDivisionError" in reading.text
 
 
+@pytest.mark.slow
 def test_lost_processes_and_endless_ones_are_failures_and_the_next_file_is_read(tmp_path):
     files = []
-    for name in ("crash", "hang", "good"):
-        path = Trap(tmp_path / f"{name}.wav")
+    for name, kind in (("crash", Trap), ("hang", Trap), ("good", pathlib.Path)):
+        path = kind(tmp_path / f"{name}.wav")
         path.write_bytes(soak.good("wav"))
         files.append(("kind", path))
-    with contextlib.closing(soak.read_files(files, seconds=2)) as outcomes:
+    # a busy machine may take seconds to import this file in a worker
+    with contextlib.closing(soak.read_files(files, seconds=6)) as outcomes:
         found = {outcome.path.stem: outcome.readings for outcome in outcomes}
     assert [one.result for one in found["good"]] == ["value", "reason", "reason"]
-    for name, said in (("crash", "died"), ("hang", "still at it after 2 s")):
+    for name, said in (("crash", "died"), ("hang", "still at it after 6 s")):
         (reading,) = found[name]
         assert reading.result == "failure" and said in reading.text
 
