@@ -1,5 +1,6 @@
 # make course   run every notebook on the embedded demo, then print the summary table
 # make test     ruff, mypy, pytest, then every notebook compared with its stored outputs (nbval, strict, serial)
+# make soak     read 1,200 damaged media files, which it makes: each gives right values or a reason (SOAK="--seed 8")
 # make lab      open the course in JupyterLab
 # make figures  run the course and rewrite the PNGs in figures/
 # make clean    remove data/ and runs/, after asking (YES=1: without); the installation in .venv stays
@@ -19,7 +20,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install course test lab figures clean
+.PHONY: install course test soak lab figures clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -37,6 +38,9 @@ test: $(STAMP)
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	TQDM_DISABLE=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) notebooks
+
+soak: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py $(SOAK)
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --ServerApp.root_dir='$(CURDIR)' $(LAB)

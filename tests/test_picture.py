@@ -210,3 +210,29 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     thread.start()
     thread.join(10)
     assert said == ["cannot be read: not a file"]
+
+
+# --- times that no frame can have
+
+
+@pytest.mark.parametrize("choice", ["first", "uniform"])
+def test_pictures_before_the_start_of_their_file_are_left_out(tmp_path, monkeypatch, choice):
+    path = write_clip(tmp_path / "a.mp4")  # ten frames
+    true = picture.Decoder.time
+    monkeypatch.setattr(picture.Decoder, "time", lambda self, frame: true(self, frame) - 0.35)
+    frames = read_frames(path, choice=choice)
+    assert frames.times == pytest.approx(np.arange(0.05, 0.6, 0.1))
+    assert "4 frames with impossible times are left out" in frames.damage
+
+
+@pytest.mark.parametrize("choice", ["first", "uniform"])
+def test_times_increase_also_when_they_are_rounded(tmp_path, monkeypatch, choice):
+    path = write_clip(tmp_path / "a.mp4")
+    true = picture.Decoder.time
+    # 0.1 ms apart; late in a film float32 knows quarters of a millisecond
+    monkeypatch.setattr(
+        picture.Decoder, "time", lambda self, frame: 3000 + true(self, frame) / 1000
+    )
+    frames = read_frames(path, choice=choice)
+    assert len(frames.times) > 1 and (np.diff(frames.times) > 0).all()
+    assert "impossible times" in frames.damage

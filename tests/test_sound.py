@@ -269,3 +269,29 @@ def test_a_track_without_a_decoder_is_passed_over_or_said(tmp_path):
     path.write_bytes(data.replace(b"A_PCM/INT", b"A_PCX/INT"))
     with pytest.raises(Unreadable, match="no decoder for its audio track"):
         read_audio(path)
+
+
+# --- channels beyond the seventh, one plane each (PyAV would read past the last)
+
+
+@pytest.mark.parametrize("layout", ["7.1", "hexadecagonal"])
+@pytest.mark.parametrize("kind", ["flt", "s16", "s32"])
+def test_eight_channels_and_more_are_read_where_each_lies_on_its_own(layout, kind):
+    count = av.AudioLayout(layout).nb_channels
+    numbers = np.random.default_rng(0).standard_normal((1, 100 * count)) * 0.2
+    whole = {"s16": np.int16, "s32": np.int32}.get(kind)
+    packed = numbers.astype(np.float32) if whole is None else (numbers * 1000).astype(whole)
+    frame = av.AudioFrame.from_ndarray(packed, format=kind, layout=layout)
+    frame.sample_rate = 48_000
+    (planar,) = av.AudioResampler(f"{kind}p", layout, 48_000).resample(frame)
+    assert planar.format.is_planar
+    expected = packed.reshape(100, count).mean(1) / (1 if whole is None else -np.iinfo(whole).min)
+    found = sound._mono(planar, sound._Line(1000))
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+def test_surround_of_eight_channels_as_a_film_has_it(tmp_path):
+    samples = np.zeros((8, 48_000), np.float32)
+    samples[0] = tone(1, 48_000, loud=0.8)[0]
+    path = write_sound(tmp_path / "a.mp4", [(0, samples, 48_000)], "aac")
+    assert amplitude(read_audio(path).samples) == pytest.approx(0.1, abs=0.01)

@@ -53,7 +53,7 @@ def read_frames(path: str | Path, maximum: int = 400, choice: str = "first") -> 
         wanted = _Wanted(maximum, targets)
         for frame in decoder:
             time = decoder.time(frame)
-            if times and not times[-1] < time < times[-1] + LONGEST:
+            if not _may_follow(times, time):
                 misplaced += 1
                 continue
             if not wanted.takes(time):
@@ -68,7 +68,7 @@ def read_frames(path: str | Path, maximum: int = 400, choice: str = "first") -> 
             # one thread, as in the decoder: to start more takes longer than the work
             scaled = frame.reformat(*size, format="rgb24", interpolation="AREA", threads=1)
             images.append(_as_shown(scaled.to_ndarray(), matrix))
-            times.append(time)
+            times.append(max(time, 0.0))
         damage = decoder.damage(wanted.done)
     if misplaced:
         left_out = f"{misplaced} frames with impossible times are left out"
@@ -76,6 +76,14 @@ def read_frames(path: str | Path, maximum: int = 400, choice: str = "first") -> 
     if not images:
         raise Unreadable(damage or "no frames in the video track")
     return Frames(np.stack(images), np.asarray(times, np.float32), damage, note)
+
+
+def _may_follow(times: list[float], time: float) -> bool:
+    """Whether a frame at `time` s can be shown after those at `times`: the file starts at 0, as its
+    sound does, and also as float32 a later frame has a later time."""
+    if not times:
+        return time >= -_SAME
+    return bool(np.float32(times[-1]) < np.float32(time)) and time < times[-1] + LONGEST
 
 
 class _Wanted:
@@ -111,6 +119,7 @@ def _evenly(path: str | Path, maximum: int) -> list[float]:
     # what another clock has stamped is left out when it is decoded, too
     if (jumps := np.flatnonzero(np.diff(times) >= LONGEST)).size:
         times = times[: jumps[0] + 1]
+    times = times[times >= -_SAME]
     if len(times) <= maximum:
         return times.tolist()
     goals = np.linspace(times[0], times[-1], maximum)

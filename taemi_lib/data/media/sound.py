@@ -21,6 +21,9 @@ _JITTER = 0.05
 _OVERLAP = 1.0
 _MENTIONED = 0.1  # s of gaps in all, before they are worth a word
 _RATES = (1_000, 1_000_000)  # Hz; what lies outside is no recording
+# channels; PyAV counts those that lie apart up to a null pointer, which FFmpeg sets behind seven at
+# most: beyond, to_ndarray() reads memory that is no sound, and the process dies
+_MANY = 8
 _LOUDEST = 100.0  # 1 is full scale; floating-point files may go beyond it, damaged ones go anywhere
 
 
@@ -211,12 +214,15 @@ class _Line:
 def _mono(frame: av.AudioFrame, line: _Line) -> np.ndarray:
     """The mean of a frame's channels, (N,) float32; what is no number becomes silence and is
     counted."""
+    channels = frame.layout.nb_channels
     try:
+        if frame.format.is_planar and channels >= _MANY:
+            frame = _packed(frame)
         sound: Any = frame.to_ndarray()  # planar (C, N), packed (1, N * C)
     except ValueError as error:
         raise Unreadable(f"samples of the format {frame.format.name} cannot be read") from error
     if not frame.format.is_planar:
-        sound = sound.reshape(-1, frame.layout.nb_channels).T
+        sound = sound.reshape(-1, channels).T
     if sound.dtype == np.uint8:
         sound = (sound.astype(np.float32) - 128) / 128
     elif sound.dtype.kind == "i":
@@ -227,3 +233,9 @@ def _mono(frame: av.AudioFrame, line: _Line) -> np.ndarray:
             line.not_numbers += int(wrong.any(axis=0).sum())
             sound = np.where(wrong, 0, sound)
     return sound[0].astype(np.float32) if len(sound) == 1 else sound.mean(0, dtype=np.float32)
+
+
+def _packed(frame: av.AudioFrame) -> av.AudioFrame:
+    """The frame with its channels interleaved."""
+    to = av.AudioResampler(frame.format.packed, frame.layout, frame.sample_rate)
+    return to.resample(frame)[0]
