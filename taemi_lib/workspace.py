@@ -94,6 +94,7 @@ def _write_settings(path: Path, profile: Profile, *sections: str) -> None:
     """The settings a folder belongs to, for its readers."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
+        files.sweep(path.parent)
         files.write_bytes(path, profiles.to_toml(profile, sections).encode())
 
 

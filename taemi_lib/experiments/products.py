@@ -33,12 +33,13 @@ def train_and_predict(job: Job) -> None:
     _forget_peak_memory()
     parts = worker_datasets(job.workspace)
     run = job.train(parts)
-    # first: predictions that are there are about these clips
-    if not (run.folder / CLIPS).exists():
-        files.write_json(run.folder / CLIPS, runs.fingerprint(parts["test"]))
-    _predict(run, parts["test"], TEST, partial(_attention_ratios, workspace=job.workspace))
-    if job.name in MASKED:
-        _predict(run, masked(parts["test"], draw_masks(parts["test"])), MASKED_TEST)
+    with files.locked(run.folder):  # two studies may share this run
+        # first: predictions that are there are about these clips
+        if not (run.folder / CLIPS).exists():
+            files.write_json(run.folder / CLIPS, runs.fingerprint(parts["test"]))
+        _predict(run, parts["test"], TEST, partial(_attention_ratios, workspace=job.workspace))
+        if job.name in MASKED:
+            _predict(run, masked(parts["test"], draw_masks(parts["test"])), MASKED_TEST)
 
 
 def check_products(job: Job, test: ClipDataset) -> None:

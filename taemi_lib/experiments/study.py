@@ -368,6 +368,7 @@ class Study:
                 f"{folder} holds the results of other clips: give another folder for these"
             )
         folder.mkdir(parents=True, exist_ok=True)
+        files.sweep(folder)
         write_table(folder / "runs.csv", readable_costs(runs))
         write_table(folder / "comparisons.csv", self.comparisons)
         write_table(folder / "ccc.csv", ccc)

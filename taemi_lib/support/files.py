@@ -24,8 +24,31 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file through a temporary neighbour and one atomic rename."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
+    try:
+        temporary.write_bytes(content)
+    except OSError:  # a full disk: what fitted would stay in the way
+        temporary.unlink(missing_ok=True)
+        raise
     os.replace(temporary, path)
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove what `write_bytes` of killed processes left in this folder. Nothing of a process that
+    is at work on this machine is touched."""
+    for leftover in Path(folder).glob(".*.tmp"):
+        writer = leftover.name.split(".")[-2]
+        if writer.isdecimal() and not _at_work(int(writer)):
+            leftover.unlink(missing_ok=True)
+
+
+def _at_work(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
 
 
 def write_json(path: str | Path, content: object) -> None:
@@ -79,7 +102,11 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     fresh, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
     mend_folder(path)
     fresh.mkdir(parents=True)
-    yield fresh
+    try:
+        yield fresh
+    except Exception:  # a full disk, say: half a folder would only fill it
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
     if path.exists():
         os.rename(path, old)
     os.rename(fresh, path)
@@ -101,7 +128,7 @@ def mend_folder(path: str | Path) -> None:
 @contextlib.contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
     """Hold `folder` for this process; a second process waits. The kernel frees the lock when a
-    process is killed.
+    process is killed. What killed processes left half written in it is removed.
 
     Killing a parent leaves its workers alive for a moment: without the lock, the restarted command
     and an orphaned worker would write the same run at the same time.
@@ -110,4 +137,5 @@ def locked(folder: str | Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
+        sweep(folder)
         yield
