@@ -25,7 +25,7 @@ import pandas as pd
 from taemi_lib import features
 from taemi_lib.data import Manifest
 from taemi_lib.data.synthmimic import face, render, voice, world
-from taemi_lib.features import audio, extract, speech, store, text, vision
+from taemi_lib.features import audio, clip, extract, speech, store, text, vision
 from taemi_lib.profiles import PROFILES
 
 LIMITS = {"generation": 0.25, "extraction": 0.2}  # s of one core for one clip
@@ -35,8 +35,8 @@ PARTS = {
         "face": (face, "film"),
     },
     "extraction": {
-        "decoding sound": (extract, "read_audio"),
-        "decoding pictures": (extract, "read_frames"),
+        "decoding sound": (clip, "read_audio"),
+        "decoding pictures": (clip, "read_frames"),
         "audio encoder": (audio.AudioEncoder, "encode"),
         "vision encoder": (vision.VisionEncoder, "encode"),
         "Whisper": (speech.SpeechToText, "transcribe"),
@@ -106,7 +106,7 @@ def measure(clips: int, seed: int, folder: Path) -> Clock:
             manifest,
             PROFILES["demo"].encoders,
             folder / "store",
-            processes=1,
+            processes=0,  # here, where it can be watched
             device="cpu",
             progress=False,
         )
