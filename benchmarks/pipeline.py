@@ -22,6 +22,7 @@ from unittest.mock import patch
 
 import pandas as pd
 
+from taemi_lib import features
 from taemi_lib.data import Manifest
 from taemi_lib.data.synthmimic import face, render, voice, world
 from taemi_lib.features import audio, clip, extract, speech, store, text, vision
@@ -41,7 +42,7 @@ PARTS = {
         "Whisper": (speech.SpeechToText, "transcribe"),
         "text encoder": (text.TextEncoder, "encode"),
         "writing": (store.Store, "write"),
-        "loading encoders": (extract.features, "load_encoders"),
+        "loading encoders": (features, "load_encoders"),
     },
 }
 
@@ -105,7 +106,7 @@ def measure(clips: int, seed: int, folder: Path) -> Clock:
             manifest,
             PROFILES["demo"].encoders,
             folder / "store",
-            processes=0,
+            processes=0,  # here, where it can be watched
             device="cpu",
             progress=False,
         )
