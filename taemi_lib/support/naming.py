@@ -30,7 +30,8 @@ def named(near: str, differs: Mapping[str, object]) -> str:
 
 def mark(text: str) -> str:
     """Six hex digits that tell this text from others."""
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
+    # a file's name may hold bytes that are no text; they tell it from others, too
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
 
 
 def safe(text: str) -> str:
