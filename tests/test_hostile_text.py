@@ -19,6 +19,8 @@ from taemi_lib.data.media import Audio, Frames
 from taemi_lib.errors import ManifestError
 from taemi_lib.figures import clips as panels
 from taemi_lib.figures import widgets
+from taemi_lib.prediction import tables
+from taemi_lib.prediction.answer import Prediction
 from taemi_lib.prediction.inputs import find
 from taemi_lib.support import naming
 
@@ -236,3 +238,49 @@ def test_a_file_name_of_bytes_that_are_no_text_is_a_clip_like_others(tmp_path):
         pytest.skip(f"this file system takes text alone as names: {error}")
     (clip,) = find([tmp_path]).clips
     assert clip.clip_id.isascii() and clip.video.name == "caf\udce9.mp4"
+    assert list(find([tmp_path]).names.values()) == ["caf[U+DCE9].mp4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\x1b[31m\n\t.mp4", "a[U+001B][31m[U+000A][U+0009].mp4"),
+        ("\u202e4pm.exe", "[U+202E]4pm.exe"),
+        ("日本 é\u0301 👩\u200d🚀 $x$ <b>.mp4", "日本 é\u0301 👩\u200d🚀 $x$ <b>.mp4"),
+    ],
+)
+def test_what_cannot_be_seen_of_a_name_is_written_out(name, shown):
+    """A terminal would obey it, a table break, and print fail on what is no text."""
+    assert naming.visible(name) == shown
+    assert naming.visible(shown) == shown
+    said = str(Prediction("a", {"Joy": 0.5}, name))
+    assert f'heard: "{shown}"' in said and said.isprintable() is False  # of lines, nothing else
+    assert all(line.isprintable() or "\u200d" in line for line in said.splitlines())
+
+
+# --- tables for spreadsheets
+
+
+@pytest.mark.parametrize(
+    ("cell", "kept"),
+    [
+        ("so glad; then", "so glad; then"),
+        ("well-known a=b 1+1", "well-known a=b 1+1"),
+        ("＝1+1", "'＝1+1"),
+        ("\xa0=1", "'\xa0=1"),
+        ("\x00=1", "'\x00=1"),
+        ("\ufeff@x", "'\ufeff@x"),
+        ("\tso", "'\tso"),
+        ("x;=1", "x;'=1"),  # where a comma is the decimal point, cells are split at semicolons
+        ("x; +1\n\t-2", "x;' +1\n'\t-2"),
+        ("caf\udce9", "caf\\udce9"),
+    ],
+)
+def test_a_cell_stays_text_whichever_spreadsheet_opens_it(cell, kept):
+    assert tables.as_text(cell) == kept
+
+
+def test_a_table_of_names_that_are_no_text_can_be_written(tmp_path):
+    nameless = Prediction("caf\udce9.mp4", {"Joy": 0.5}, "\udce9", absent={"vision": "\udce9"})
+    tables.write_table([nameless], tmp_path / "t.csv")
+    assert "caf\\udce9.mp4" in (tmp_path / "t.csv").read_text("utf-8")
