@@ -12,6 +12,7 @@ import click
 from taemi_lib import profiles
 from taemi_lib.cli import options
 from taemi_lib.errors import ChoiceError, CourseError
+from taemi_lib.support import naming
 
 if TYPE_CHECKING:
     from taemi_lib.prediction import Prediction
@@ -90,7 +91,7 @@ def _predict_clips(
     found = find(paths)
     predictor = Predictor(runs, places["device"], workspace=here)
     for file in found.skipped:
-        print(f"skipped, no media file by its name: {file}", file=sys.stderr)
+        print(f"skipped, no media file by its name: {naming.visible(str(file))}", file=sys.stderr)
     made = list(
         predict_all(
             predictor,

@@ -12,10 +12,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from taemi_lib.data.media import SAMPLE_RATE, Audio, Frames
-from taemi_lib.figures.style import Figure, centred, listed, one_line, plural
+from taemi_lib.figures.style import Figure, centred, listed, one_line, plural, shortened
 from taemi_lib.profiles import EMOTIONS
 
 Words = Sequence[tuple[str, float]]  # each word and when it begins, in s
+MOST_WORDS = 150  # at their times; more of them would only cover each other
 
 
 # -------------------------------------------------------------------------------------- one clip
@@ -42,7 +43,7 @@ def waveform_and_face(
     draw_words(text, words, transcript)
     strip.set_xlim(0, duration)
     text.set_xlabel("time (s)")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     figure.alt = describe_clip(audio, frames, words, transcript, title) + "."
     return figure
 
@@ -61,7 +62,7 @@ def describe_clip(
     audio: Audio | None, frames: Frames | None, words: Words, transcript: str, title: str
 ) -> str:
     """The alternative text of a clip's panels, without a full stop."""
-    said = " ".join(word for word, _ in words) or transcript
+    said = shortened(one_line(_said(words) or transcript))
     parts = (
         "no picture" if frames is None or not len(frames.images) else "pictures of the face",
         "no sound" if audio is None or not len(audio.samples) else "the waveform of the sound",
@@ -110,23 +111,31 @@ def _envelope(samples: np.ndarray, bins: int = 800) -> tuple[np.ndarray, np.ndar
 
 
 def draw_words(axis: Axes, words: Words, transcript: str) -> None:
-    """Words where they begin, in two alternating lines so that they do not run into each other."""
+    """Words where they begin, in two alternating lines so that they do not run into each other;
+    more than MOST_WORDS as one text."""
     axis.set_ylim(0, 1)
     axis.set_yticks([])
     axis.set_ylabel("words")
-    for index, (word, start) in enumerate(words):
+    placed = words if len(words) <= MOST_WORDS else ()
+    for index, (word, start) in enumerate(placed):
         axis.annotate(
-            word,
+            shortened(word, 60),
             (start, 0.72 if index % 2 == 0 else 0.28),
             (2, 0),
             textcoords="offset points",
             va="center",
             fontsize=8,
+            parse_math=False,
         )
         axis.axvline(start, color="#BBBBBB", linewidth=0.5)
-    if not words:
-        text = f"“{transcript}”" if transcript else "nothing heard"
+    if not placed:
+        said = _said(words) or transcript
+        text = f"“{shortened(said)}”" if said else "nothing heard"
         centred(axis, text, fontsize=9, wrap=True)
+
+
+def _said(words: Words) -> str:
+    return " ".join(word for word, _ in words)
 
 
 # --------------------------------------------------------------------------------------- labels
@@ -189,7 +198,9 @@ def contact_sheet(
             axis.set_xticks([])
             axis.set_yticks([])
             axis.set_frame_on(False)
-        row[0].set_ylabel(caption, rotation=0, ha="right", va="center", fontsize=8)
+        row[0].set_ylabel(
+            caption, rotation=0, ha="right", va="center", fontsize=8, parse_math=False
+        )
         if frames is None or not len(frames.images):
             centred(row[0], "no picture", fontsize=8)
             continue

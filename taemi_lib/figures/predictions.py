@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from taemi_lib.data.media import Audio, Frames, Unreadable, read_audio, read_frames
 from taemi_lib.figures.networks import attention_explorer_figure
-from taemi_lib.figures.style import COLOURS, LINES, MARKERS, Figure, listed, plain, plural
+from taemi_lib.figures.style import COLOURS, LINES, MARKERS, Figure, listed, one_line, plain, plural
 from taemi_lib.prediction.answer import Prediction
 
 SIDE = 160  # pixels of a thumbnail
@@ -84,9 +84,9 @@ def attention(prediction: Prediction, video: str | Path | None = None) -> Figure
         times={n: _array(prediction, n, "times") for n in ("audio", "vision")},
         audio=sound,
         frames=frames,
-        words=[(plain(word.text), word.start) for word in prediction.words],
-        transcript=plain(prediction.transcript or ""),
-        title=plain(prediction.clip),
+        words=[(one_line(word.text), word.start) for word in prediction.words],
+        transcript=one_line(prediction.transcript or ""),
+        title=one_line(prediction.clip),
     )
 
 

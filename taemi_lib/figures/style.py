@@ -89,6 +89,12 @@ def plain(text: str) -> str:
     return one_line(text).replace("$", r"\$")
 
 
+def shortened(text: str, most: int = 600) -> str:
+    """A text of somebody else's with at most so many characters, the end cut off for "…": a book as
+    transcript would take minutes to lay out, and nobody could read it in a figure."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def listed(names: Iterable[object], most: int = 8) -> str:
     """Names as part of a sentence: "a, b and c"; of more than `most` the first and a count."""
     texts = [one_line(str(name)) for name in names]
@@ -103,6 +109,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def centred(axis: Axes, text: str, **style: Any) -> None:
-    """A text in the middle of a panel, usually that there is nothing to draw."""
+    """A text in the middle of a panel: what was said, or that there is nothing to draw. As it
+    stands: a dollar sign in what somebody said begins no formula."""
     style = {"ha": "center", "va": "center"} | style
-    axis.text(0.5, 0.5, text, transform=axis.transAxes, **style)
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, parse_math=False, **style)

@@ -7,6 +7,7 @@ each there, so that a page is complete without a running kernel.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,14 @@ from taemi_lib.figures.style import Figure
 from taemi_lib.support import files, naming
 
 LARGEST = 4_000_000  # bytes of a video that go into the page; larger ones are only named
+# names that Windows keeps for devices, whatever their ending
+_DEVICES = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10)),
+}
 
 
 def clip_browser(
@@ -45,7 +54,9 @@ def clip_browser(
         picture = b""
         if asked.value and clip.labels is not None:
             figure = intensities(clip.labels, name="label")
-            lines.append(figure.alt)  # an Image widget has no alternative text of its own
+            lines.append(
+                html.escape(figure.alt)
+            )  # an Image widget has no alternative text of its own
             picture = figure.png()
         facts.value, video.value, labels.value = "<br>".join(lines), content, picture
 
@@ -107,25 +118,40 @@ def attention_explorer(clip_ids: Sequence[str], draw: Callable[[str], Figure]) -
 def uploader(folder: str | Path, largest: int = 200_000_000) -> ipywidgets.Widget:
     """A button that takes media files and tables from the reader's machine into `folder`.
 
-    Names are made harmless, files above `largest` bytes are refused with their names; the bytes
-    are not looked at here: whoever reads them must expect anything. On phones the button offers the
-    camera.
+    Names are made harmless, and two that differ stay apart; files above `largest` bytes are refused
+    with their names. The bytes are not looked at here: whoever reads them must expect anything.
+    They lie in `folder` alone: the button lets go of them, so that a notebook saved with its
+    widgets does not hold somebody's recording. On phones the button offers the camera.
     """
     button = ipywidgets.FileUpload(accept="video/*,audio/*,.mkv,.csv", multiple=True)
     said = ipywidgets.HTML("No file yet.")
 
     def keep(_change: object = None) -> None:
+        if not button.value:  # let go of below
+            return
         lines = []
         for entry in button.value:
             name, content = Path(entry["name"].replace("\\", "/")).name, entry["content"]
             if len(content) > largest:
                 lines.append(f"{name}: refused, above {largest / 1e6:.0f} MB")
                 continue
-            kept = naming.safe(Path(name).stem)[:80].lstrip(".") + Path(name).suffix.lower()[:10]
+            kept = _harmless(name)
             Path(folder).mkdir(parents=True, exist_ok=True)
             files.write_bytes(Path(folder) / kept, bytes(content))
             lines.append(f"{name}: {len(content) / 1e6:.1f} MB, as {kept}")
-        said.value = "<br>".join(html.escape(line) for line in lines) or "No file yet."
+        said.value = "<br>".join(html.escape(line) for line in lines)
+        button.value = ()
 
     button.observe(keep, names="value")
     return ipywidgets.VBox([button, said])
+
+
+def _harmless(name: str) -> str:
+    """The name itself if it is of letters, digits, "_" and "-" with an ending such as ".mp4"; else
+    what is left of it, with a mark that keeps such names apart. So there is no path, no hidden
+    file, and no device of Windows."""
+    ending = re.sub(r"[^a-z0-9]", "", Path(name).suffix.lower())[:10]
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(name).stem)[:80].strip("_-")
+    if f"{plain}.{ending}" == name and plain.upper() not in _DEVICES:
+        return name
+    return f"{plain or 'clip'}-{naming.mark(name)}{'.' * bool(ending)}{ending}"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 
 from taemi_lib.features.sequences import Word
+from taemi_lib.support import naming
 
 LEVEL = 0.9  # share of clips whose true intensity an interval promises to hold
 
@@ -123,7 +124,7 @@ class Prediction:
     def __str__(self) -> str:
         lines = [self.clip, *(self._line(name) for name in self.values), f"  {self.interval}"]
         if self.transcript is not None:
-            lines.append(f'  heard: "{self.transcript}"')
+            lines.append(f'  heard: "{naming.visible(self.transcript)}"')
         lines += [f"  {name} is absent: {reason}" for name, reason in self.absent.items()]
         lines += [f"  {name} is incomplete: {reason}" for name, reason in self.damaged.items()]
         lines += [f"  {name}: {note}" for name, note in self.notes.items()]

@@ -32,7 +32,7 @@ class Found:
 
     clips    as a table may have them, with words and a sound file of their own; their ids name
              files of a feature store, so that two files of one name stay apart
-    names    id -> what to call the clip: its id in a table, else its file's name
+    names    id -> what to call the clip: its id in a table, else its file's name (naming.visible)
     skipped  files of folders that are no media by their names
     """
 
@@ -46,7 +46,7 @@ class Found:
         plain = naming.safe(Path(name).stem)[:80].strip(".-_ ") or "clip"
         clip_id = f"{plain}-{naming.mark(place)}"
         if clip_id not in self.names:
-            self.names[clip_id] = name
+            self.names[clip_id] = naming.visible(name)
             self.clips.append(replace(clip, clip_id=clip_id))
 
 

@@ -27,6 +27,7 @@ from taemi_lib.prediction.calibration import Calibration, calibrated, rank, spre
 from taemi_lib.prediction.checkpoint import Checkpoint, Ensemble, Source, numbers, value
 from taemi_lib.profiles import EMOTIONS, MODALITIES
 from taemi_lib.support import device as devices
+from taemi_lib.support import naming
 from taemi_lib.support.differences import differences
 from taemi_lib.workspace import Workspace
 
@@ -80,7 +81,7 @@ class Predictor:
             return self.predict_features(extract_clip(clip, self.encoders))
         path = existing(clip)
         made = extract_clip(Clip(path.stem, "predict", path.resolve()), self.encoders)
-        return replace(self.predict_features(made), clip=path.name)
+        return replace(self.predict_features(made), clip=naming.visible(path.name))
 
     def predict_features(self, clip: ClipFeatures) -> Prediction:
         """Six intensities for a clip that is encoded already, as `extract_clip` gives it (a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +11,18 @@ import pandas as pd
 from taemi_lib.prediction.answer import Prediction
 from taemi_lib.support import files
 
-# how a cell begins that a spreadsheet would compute (OWASP, "CSV injection")
-_COMPUTES = ("=", "+", "-", "@", "\t", "\r", "\n")
+# What a spreadsheet would compute (OWASP, "CSV injection"): a sign, also of full width, at the
+# beginning of the cell, or behind what other countries' spreadsheets split cells at.
+_COMPUTES = re.compile(
+    r"(^|[;\t\r\n])([\s\0\ufeff\u200b]*[=+\-@\uff1d\uff0b\uff0d\uff20])|^(?=[\t\r\n\0])"
+)
 
 
 def as_text(cell: str) -> str:
-    """A cell that stays text in a spreadsheet: one that would be a formula gets an apostrophe."""
-    return f"'{cell}" if cell.lstrip(" ").startswith(_COMPUTES) else cell
+    """A cell that stays text in a spreadsheet: what would be a formula gets an apostrophe. What is
+    no Unicode (bytes of a file's name) is written out."""
+    text = cell.encode("utf-8", "backslashreplace").decode()
+    return _COMPUTES.sub(lambda found: f"{found[1] or ''}'{found[2] or ''}", text)
 
 
 def table(predictions: Sequence[Prediction]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Mapping
 
 from taemi_lib.support.differences import changes
@@ -30,7 +31,21 @@ def named(near: str, differs: Mapping[str, object]) -> str:
 
 def mark(text: str) -> str:
     """Six hex digits that tell this text from others."""
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
+    # a file's name may hold bytes that are no text; they tell it from others, too
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+
+
+def visible(text: str) -> str:
+    """A file's name as readers may be shown it: control characters (of terminals, too), marks that
+    turn the direction of what follows, and bytes that are no text are written out as "[U+202E]".
+    Joiners stay, which Persian and emoji need."""
+    return "".join(
+        f"[U+{ord(character):04X}]"
+        if character not in "\u200c\u200d"
+        and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else character
+        for character in text
+    )
 
 
 def safe(text: str) -> str:
