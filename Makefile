@@ -1,5 +1,5 @@
 # make course   run every notebook on the embedded demo, then print the summary table
-# make test     ruff, mypy, pytest, then every notebook compared with its stored outputs (nbval, strict, serial)
+# make test     ruff, mypy, pytest, then every notebook compared with its stored outputs (nbval, strict; a notebook a process)
 # make soak     read 1,200 damaged media files, which it makes: each gives right values or a reason (SOAK="--seed 8")
 # make lab      open the course in JupyterLab
 # make figures  run the course and rewrite the PNGs in figures/
@@ -37,7 +37,7 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-	TQDM_DISABLE=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) notebooks
+	TQDM_DISABLE=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) -n $(WORKERS) --dist loadfile notebooks
 
 soak: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py $(SOAK)

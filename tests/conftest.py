@@ -53,7 +53,16 @@ def own_systems_are_forgotten():
 
 
 # These take minutes. On several workers they come first, so that none is left with one at the end.
-LONGEST = ["test_own_data", "test_experiments", "test_workspace", "test_extract", "test_own_system"]
+LONGEST = [
+    "test_claims",  # makes the demo, on both cores
+    "test_own_data",
+    "test_experiments",
+    "test_workspace",
+    "test_extract",
+    "test_hostile",
+    "test_workers",
+    "test_own_system",
+]
 
 
 def pytest_collection_modifyitems(items):
