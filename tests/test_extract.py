@@ -372,7 +372,7 @@ def test_an_error_in_one_clip_stops_no_other_and_is_its_reason(tmp_path, setting
 
 def test_what_was_given_up_at_a_limit_is_tried_again_under_another(tmp_path, settings, monkeypatch):
     manifest, place = manifest_of(tmp_path), tmp_path / "store"
-    monkeypatch.setattr(clip_features, "read_frames", failing(MemoryError(), "c1"))
+    monkeypatch.setattr(clip_features, "read_frames", failing(error, "c1"))
     first, other = Limits(clip_memory=2.0), Limits(clip_memory=4.0)
     report = extract(manifest, settings, place, progress=False, limits=first)
     assert reasons(report) == {"c1": {"given up: needs more than the memory"}}

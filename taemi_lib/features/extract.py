@@ -32,6 +32,8 @@ from taemi_lib.support import files, workers
 
 _WORTH_A_PROCESS = 8  # clips; starting a process and loading its encoders takes some seconds
 GIVEN_UP = "given up: "  # how the reasons of clips begin that could not be encoded
+# how torch, oneDNN and C++ say it, as a RuntimeError
+_NO_MEMORY = ("can't allocate memory", "could not create a primitive", "bad_alloc")
 _LIMITS = "limits"  # in a clip's source: those that it was given up under
 
 
@@ -334,7 +336,7 @@ class _Job:
             ) from error
 
     def _trouble(self, error: Exception) -> _Trouble:
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
             limit = f" of {self.memory:g} GB (limits.clip_memory)" if self.memory else ""
             return _Trouble(f"{GIVEN_UP}needs more than the memory{limit}", at_limit=True)
         return _Trouble(f"{GIVEN_UP}{type(error).__name__}: {error}")
