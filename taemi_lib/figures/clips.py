@@ -42,7 +42,7 @@ def waveform_and_face(
     draw_words(text, words, transcript)
     strip.set_xlim(0, duration)
     text.set_xlabel("time (s)")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     figure.alt = describe_clip(audio, frames, words, transcript, title) + "."
     return figure
 
@@ -122,11 +122,12 @@ def draw_words(axis: Axes, words: Words, transcript: str) -> None:
             textcoords="offset points",
             va="center",
             fontsize=8,
+            parse_math=False,  # a price is no formula
         )
         axis.axvline(start, color="#BBBBBB", linewidth=0.5)
     if not words:
         text = f"“{transcript}”" if transcript else "nothing heard"
-        centred(axis, text, fontsize=9, wrap=True)
+        centred(axis, text, fontsize=9, wrap=True, parse_math=False)
 
 
 # --------------------------------------------------------------------------------------- labels
@@ -189,7 +190,9 @@ def contact_sheet(
             axis.set_xticks([])
             axis.set_yticks([])
             axis.set_frame_on(False)
-        row[0].set_ylabel(caption, rotation=0, ha="right", va="center", fontsize=8)
+        row[0].set_ylabel(
+            caption, rotation=0, ha="right", va="center", fontsize=8, parse_math=False
+        )
         if frames is None or not len(frames.images):
             centred(row[0], "no picture", fontsize=8)
             continue

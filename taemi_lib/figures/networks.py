@@ -369,7 +369,7 @@ def attention_explorer_figure(
     _draw_events((seen, heard, wave), counts, decoy)
     seen.set_xlim(0, duration)
     text.set_xlabel("time (s)")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     figure.alt = describe_clip(audio, frames, words, transcript, title)
     figure.alt += f"; attention over time: {_peaks(attention, times)}"
     figure.alt += "" if prediction is None else f"; predicted: {describe_intensities(prediction)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,17 @@ def one_line(text: str) -> str:
     return " ".join(str(text).split())
 
 
-def plain(text: str) -> str:
-    """A text of somebody else's as matplotlib shall show it: a dollar sign begins no formula."""
-    return one_line(text).replace("$", r"\$")
+def visible(text: str) -> str:
+    """A text of somebody else's (a file's name, a transcript) with what cannot be seen written out,
+    as in "[U+202E]": control characters, marks that turn the direction of what follows, and bytes
+    of a name that are no text. Joiners stay, which Persian and emoji need."""
+    return "".join(
+        f"[U+{ord(character):04X}]"
+        if character not in "\n\t\u200c\u200d"
+        and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else character
+        for character in text
+    )
 
 
 def listed(names: Iterable[object], most: int = 8) -> str:

@@ -45,7 +45,9 @@ def clip_browser(
         picture = b""
         if asked.value and clip.labels is not None:
             figure = intensities(clip.labels, name="label")
-            lines.append(figure.alt)  # an Image widget has no alternative text of its own
+            lines.append(
+                html.escape(figure.alt)
+            )  # an Image widget has no alternative text of its own
             picture = figure.png()
         facts.value, video.value, labels.value = "<br>".join(lines), content, picture
 
