@@ -370,7 +370,12 @@ def test_an_error_in_one_clip_stops_no_other_and_is_its_reason(tmp_path, setting
     assert report.changed == ["c1"] and report.given_up == []
 
 
-def test_what_was_given_up_at_a_limit_is_tried_again_under_another(tmp_path, settings, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")]
+)
+def test_what_was_given_up_at_a_limit_is_tried_again_under_another(
+    tmp_path, settings, monkeypatch, error
+):
     manifest, place = manifest_of(tmp_path), tmp_path / "store"
     monkeypatch.setattr(clip_features, "read_frames", failing(error, "c1"))
     first, other = Limits(clip_memory=2.0), Limits(clip_memory=4.0)

@@ -84,11 +84,6 @@ def one_line(text: str) -> str:
     return " ".join(str(text).split())
 
 
-def plain(text: str) -> str:
-    """A text of somebody else's as matplotlib shall show it: a dollar sign begins no formula."""
-    return one_line(text).replace("$", r"\$")
-
-
 def shortened(text: str, most: int = 600) -> str:
     """A text of somebody else's with at most so many characters, the end cut off for "…": a book as
     transcript would take minutes to lay out, and nobody could read it in a figure."""

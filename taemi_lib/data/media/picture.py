@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +17,7 @@ LONGEST_SIDE = 512  # pixels; encoders see 224 at most, and 400 frames of full H
 LARGEST = 150_000_000  # pixels of a frame; the decoder holds several of them, of 225 MB each
 _SAME = 1e-4  # s by which a frame's time may differ from that of its packet
 _PIXEL_SHAPES = (Fraction(1, 4), Fraction(4))  # width : height; what lies outside is no camera's
+_ROUNDED = 1e-3  # s by which a time that was kept as float32 may lie beside the frame's
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,21 @@ class Frames:
     note: str = ""
 
 
-def read_frames(path: str | Path, maximum: int = 400, choice: str = "first") -> Frames:
-    """At most `maximum` frames: the "first" ones, or "uniform" over the time of the clip. Times are
-    the frames' own, in s.
+def read_frames(
+    path: str | Path, maximum: int = 400, choice: str | Sequence[float] = "first"
+) -> Frames:
+    """At most `maximum` frames: the "first" ones, or "uniform" over the time of the clip; or, for
+    times in s, the frame that stands at each or comes next. Times are the frames' own, in s.
 
     Frames are turned and mirrored as the file says, their pixels made square, and what is larger
     than LONGEST_SIDE is scaled down as it comes. Raises Unreadable, and ValueError for another
     choice.
     """
-    if choice not in ("first", "uniform"):
+    if isinstance(choice, str) and choice not in ("first", "uniform"):
         raise ValueError(f"frame choice is {choice!r}, expected 'first' or 'uniform'")
     targets = _evenly(path, maximum) if choice == "uniform" else None
+    if not isinstance(choice, str):  # a little earlier, for times that were rounded on the way
+        targets = sorted(time - _ROUNDED for time in choice)
     images: list[np.ndarray] = []
     times: list[float] = []
     misplaced = 0
