@@ -266,7 +266,7 @@ def edited(**changes):
         ("calibration.json", lambda path: path.write_text("[]"), "is damaged"),
         ("calibration.json", edited(scale={"Joy": 1.0}), "is damaged"),
         ("calibration.json", edited(measured={"overall": "all"}), "is damaged"),
-        ("calibration.json", edited(more="x" * 200_000), "is damaged (20"),
+        ("calibration.json", edited(more="x" * 200_000), "is damaged (it has 20"),
         ("calibration.json", edited(version=0), "an earlier version"),
         ("calibration.json", edited(clouds=["audio", "smell"]), "is damaged"),
         ("calibration.safetensors", truncate, "is not the file it was made with"),

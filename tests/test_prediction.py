@@ -249,7 +249,7 @@ def test_an_answer_that_is_no_number_is_an_error_not_a_value(checkpoint, clip, f
     ("harm", "said"),
     [
         (lambda text: text[: len(text) // 2], "cannot be read"),
-        (lambda text: "[1]", "holds no settings"),
+        (lambda text: "[1]", "holds a list"),
         (lambda text: text.replace('"audio_average"', '"audio"'), "audio_average"),
         (lambda text: text.replace('"text_dim"', '"dim"'), "text_dim"),
         (lambda text: text.replace('"data"', '"date"'), "does not name its data"),
