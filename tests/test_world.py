@@ -157,6 +157,7 @@ def reader(run, monkeypatch):
     monkeypatch.setattr(
         predictor, "load_encoders", lambda settings, device: SimpleNamespace(identity=identity)
     )
+    monkeypatch.setattr(predictor, "identity", lambda settings: identity)
     parts = dataset(clips(80, 0)), dataset(clips(60, 1, "held")), dataset(clips(50, 2, "test"))
     made = calibrate(Ensemble(run, torch.device("cpu")), *parts)
     return Predictor(run, "cpu", calibration=made)
