@@ -32,7 +32,7 @@ def clip(name, rng, without=(), shift=0.0):
 
     def steps(modality, count):
         at = rng.normal(size=(1, 2)) @ MIX[modality] + 0.1 * rng.normal(size=(1, DIMS[modality]))
-        return (at + shift + 0.05 * rng.normal(size=(count, DIMS[modality]))) * 10.0 ** np.arange(
+        return (at + shift + 0.05 * rng.normal(size=(count, DIMS[modality]))) * 5.0 ** np.arange(
             DIMS[modality]
         )
 
@@ -83,7 +83,7 @@ def test_clips_off_the_plane_of_the_training_are_outside_though_no_feature_is_un
     for usual in clips(50, 5):
         apart = {
             name: np.array([rng.normal() * np.hypot(*MIX[name][:, d]) for d in range(dim)])
-            * 10.0 ** np.arange(dim)
+            * 5.0 ** np.arange(dim)
             for name, dim in DIMS.items()
         }
         audio = replace(usual.audio, values=np.tile(apart["audio"], (8, 1)).astype(np.float32))
