@@ -160,19 +160,18 @@ def text_folder(path):
     return Path(path)
 
 
-def speech_folder(path):
-    """A random Whisper of 16 columns and a 2 s window in the micro format (compact embedding,
-    fp16)."""
+def _whisper(window, scale, words=51_864, kept=("encoder.positional",)):
+    """(sizes, random weights) of a Whisper of 16 columns; `window` in encoder steps (1500: 30 s).
+    What begins with one of `kept` stays as whisper makes it."""
     import whisper
-    from safetensors.torch import save_file
 
     dims = dict(
         n_mels=80,
-        n_audio_ctx=100,
+        n_audio_ctx=window,
         n_audio_state=16,
         n_audio_head=2,
         n_audio_layer=1,
-        n_vocab=51_864,
+        n_vocab=words,
         n_text_ctx=32,
         n_text_state=16,
         n_text_head=2,
@@ -181,9 +180,18 @@ def speech_folder(path):
     torch.manual_seed(0)
     model = whisper.Whisper(whisper.model.ModelDimensions(**dims))
     state = {
-        name: tensor if name == "encoder.positional_embedding" else torch.randn(tensor.shape) * 0.3
+        name: tensor if name.startswith(kept) else torch.randn(tensor.shape) * scale
         for name, tensor in model.state_dict().items()
     }
+    return dims, state
+
+
+def speech_folder(path):
+    """A random Whisper of 16 columns and a 2 s window in the micro format (compact embedding,
+    fp16)."""
+    from safetensors.torch import save_file
+
+    dims, state = _whisper(100, 0.3)
     ids = torch.tensor([50_256, 50_257, 50_361, 50_362, 640, 1234], dtype=torch.int32)
     del state["decoder.token_embedding.weight"]
     state |= {
@@ -201,28 +209,11 @@ def speech_folder(path):
 
 
 def whisper_file(path, multilingual=False, window=1500):
-    """A random Whisper of 16 columns in openai's format; `window` in encoder steps (1500: 30 s)."""
-    import whisper
-
-    dims = dict(
-        n_mels=80,
-        n_audio_ctx=window,
-        n_audio_state=16,
-        n_audio_head=2,
-        n_audio_layer=1,
-        n_vocab=51_864 + multilingual,
-        n_text_ctx=32,
-        n_text_state=16,
-        n_text_head=2,
-        n_text_layer=1,
-    )
-    torch.manual_seed(0)
-    model = whisper.Whisper(whisper.model.ModelDimensions(**dims))
-    state = {
-        # the rows of tokens so short that none is much more likely than others
-        name: tensor if "positional" in name else torch.randn(tensor.shape) * 0.1
-        for name, tensor in model.state_dict().items()
-    } | {"decoder.positional_embedding": torch.zeros(32, 16)}
+    """A random Whisper in openai's format."""
+    # the rows of tokens so short that none is much more likely than others
+    kept = ("encoder.positional", "decoder.positional")
+    dims, state = _whisper(window, 0.1, 51_864 + multilingual, kept)
+    state["decoder.positional_embedding"] = torch.zeros(32, 16)
     torch.save({"dims": dims, "model_state_dict": state}, path)
     return Path(path)
 

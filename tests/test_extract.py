@@ -24,7 +24,7 @@ from taemi_lib.features import Store, changes, load_encoders
 from taemi_lib.features import clip as clip_features
 from taemi_lib.features import extract as extraction
 from taemi_lib.features.clip import extract_clip
-from taemi_lib.features.extract import encode_clips, extract
+from taemi_lib.features.extract import extract
 from taemi_lib.features.sequences import Transcript
 from taemi_lib.profiles import MODALITIES, ROOT, Limits
 
@@ -484,37 +484,24 @@ def test_a_crash_and_a_flood_are_reasons_and_stop_nothing(tmp_path, settings):
 
 @pytest.mark.slow
 def test_a_clip_that_takes_too_long_is_ended(tmp_path, settings):
-    clip = Clip("a", "predict", Trap(write_clip(tmp_path / "hang.mp4")))
-    (found,) = encode_clips(
-        [clip], replace(settings, transcripts="table"), "cpu", Limits(clip_seconds=0.5), processes=1
-    )
+    given, place = replace(settings, transcripts="table"), tmp_path / "store"
+    video = write_clip(tmp_path / "hang.mp4").name
+    table = pd.DataFrame({"clip_id": ["a"], "video": [video], "transcript": ["so glad"]})
+    manifest = Trapped(table, tmp_path, "clips.csv")
+    limits = Limits(clip_seconds=0.5)
+    report = extract(manifest, given, place, processes=1, progress=False, limits=limits)
+    assert report.given_up == ["a"]
+    found = Store(place).read("a")
     assert found.absent["vision"] == "given up: 2 attempts, took longer than 0.5 s"
-
-
-@pytest.mark.slow
-def test_without_a_store_features_come_in_the_order_of_their_clips(tmp_path, settings):
-    given = replace(settings, transcripts="table")
-    paths = [write_clip(tmp_path / f"{name}.mp4", 1.0) for name in ("crash", "a", "b")]
-    paths.append(tmp_path / "gone.mp4")
-    # names need not differ: files of several folders
-    clips = [Clip("one", "predict", Trap(path), transcript="so glad") for path in paths]
-    found = list(encode_clips(clips, given, "cpu", LIMITS, processes=2))
-    assert [features.clip_id for features in found] == ["one"] * 4
-    assert found[0].absent == dict.fromkeys(MODALITIES, TROUBLE["crash"])
-    assert found[3].absent["vision"].startswith("cannot be read") and found[3].tokens is not None
-    for features, clip in zip(found[1:3], clips[1:3], strict=True):
-        (here,) = encode_clips([clip], given, "cpu", processes=0)
-        np.testing.assert_array_equal(features.vision.values, here.vision.values)
-        np.testing.assert_array_equal(features.audio.values, here.audio.values)
 
 
 @pytest.mark.slow
 def test_an_encoder_that_cannot_be_loaded_in_a_worker_is_named(tmp_path, settings):
     broken = replace(settings, transcripts="table", text=str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
-    clip = Clip("a", "predict", write_clip(tmp_path / "a.mp4"))
+    manifest, place = manifest_of(tmp_path, 1), tmp_path / "store"
     with pytest.raises(EncoderError, match="text encoder"):
-        list(encode_clips([clip], broken, "cpu", processes=1))
+        extract(manifest, broken, place, processes=1, progress=False)
 
 
 @pytest.mark.slow

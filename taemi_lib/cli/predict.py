@@ -101,7 +101,9 @@ def _predict_clips(
             progress=len(found.clips) > 1,
         )
     )
-    single = len(paths) == 1 and Path(paths[0]).is_file() and Path(paths[0]).suffix != ".csv"
+    single = (
+        len(paths) == 1 and Path(paths[0]).is_file() and Path(paths[0]).suffix.lower() != ".csv"
+    )
     if as_json:
         plain = [one.as_dict() for one in made]
         print(json.dumps(plain[0] if single else plain, indent=2, allow_nan=False))

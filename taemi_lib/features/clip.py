@@ -9,6 +9,7 @@ from taemi_lib.data.manifest import Clip
 from taemi_lib.data.media import (
     SAMPLE_RATE,
     Audio,
+    Frames,
     Unreadable,
     is_silent,
     read_audio,
@@ -26,9 +27,8 @@ def extract_clip(clip: Clip, encoders: Encoders) -> ClipFeatures:
     """Decode and encode one clip. A modality that a file does not give is absent, with its reason;
     the others are encoded all the same."""
     absent: dict[str, str] = {}
-    damaged: dict[str, str] = {}
-    notes: dict[str, str] = {}
     settings = encoders.settings
+    frames: Frames | None = None
     found: dict = {"transcript": None}
 
     sound, why_no_sound = _sound(clip)
@@ -38,10 +38,6 @@ def extract_clip(clip: Clip, encoders: Encoders) -> ClipFeatures:
         if is_silent(sound.samples[: round(settings.audio_seconds * SAMPLE_RATE)]):
             raise Unreadable(f"silent audio in the first {settings.audio_seconds:g} s")
         found["audio"] = encoders.audio.encode(sound.samples)
-        if sound.damage:
-            damaged["audio"] = sound.damage
-        if sound.note:
-            notes["audio"] = sound.note
     except Unreadable as error:
         absent["audio"] = error.reason
 
@@ -52,10 +48,6 @@ def extract_clip(clip: Clip, encoders: Encoders) -> ClipFeatures:
         if settings.face == "largest":
             frames = face.largest(frames, settings.face_margin)
         found["vision"] = encoders.vision.encode(frames)
-        if frames.damage:
-            damaged["vision"] = frames.damage
-        if frames.note:
-            notes["vision"] = frames.note
     except Unreadable as error:
         absent["vision"] = error.reason
 
@@ -75,6 +67,9 @@ def extract_clip(clip: Clip, encoders: Encoders) -> ClipFeatures:
     except Unreadable as error:
         absent["text"] = error.reason
 
+    used = [(name, read) for name, read in (("audio", sound), ("vision", frames)) if name in found]
+    damaged = {name: read.damage for name, read in used if read and read.damage}
+    notes = {name: read.note for name, read in used if read and read.note}
     return ClipFeatures(clip.clip_id, **found, absent=absent, damaged=damaged, notes=notes)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,8 +190,9 @@ def _fill(
 ) -> None:
     """Every clip into the store: its features, or why it was given up."""
     results = _results(todo, encoders, device, limits, processes, (store.root, store.identity))
-    for number, trouble in _bar(results, len(todo), progress):
-        if isinstance(trouble, _Trouble):
+    bar = tqdm(results, total=len(todo), desc="encoding clips", unit="clip", disable=not progress)
+    for number, trouble in bar:
+        if trouble is not None:
             clip = todo[number]
             source = _given_up_for(clip, trouble, encoders, limits)
             if stamp(clip, store) != stamps[clip.clip_id]:
@@ -205,10 +206,6 @@ def _given_up_for(
     """What the clip has to differ from to be tried again."""
     at = {_LIMITS: _text(limits)} if trouble.at_limit else {}
     return source_of(clip, encoders) | at
-
-
-def _bar(results: Iterator, total: int, progress: bool) -> Iterator:
-    return tqdm(results, total=total, desc="encoding clips", unit="clip", disable=not progress)
 
 
 def _of(report: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
@@ -226,36 +223,8 @@ class _Trouble:
     at_limit: bool = False
 
 
-_Place = tuple[Path, dict[str, str]] | None  # of the store that takes the features
-_Result = ClipFeatures | _Trouble | None  # None: the features are in the store
-
-
-def encode_clips(
-    clips: Iterable[Clip],
-    encoders: profiles.Encoders,
-    device: str | None = None,
-    limits: profiles.Limits | None = None,
-    progress: bool = False,
-    processes: int | None = None,
-) -> Iterator[ClipFeatures]:
-    """The features of each clip, in the given order, kept nowhere.
-
-    A clip that cannot be encoded, or takes more than `limits`, has all modalities absent, each with
-    the reason. The rest is as in `extract`.
-    """
-    clips, place = list(clips), str(devices.choose(device))
-    if processes != 0:
-        workers.refuse_unguarded()
-    limits = limits or profiles.Limits()
-    results = _results(clips, encoders, place, limits, processes, None)
-    done: dict[int, ClipFeatures] = {}  # those that are ready before it is their turn
-    turn = 0
-    for number, result in _bar(results, len(clips), progress):
-        trouble = isinstance(result, _Trouble)
-        done[number] = _without(clips[number], result.reason) if trouble else result
-        while turn in done:
-            yield done.pop(turn)
-            turn += 1
+_Place = tuple[Path, dict[str, str]]  # of the store that takes the features
+_Result = _Trouble | None  # None: the features are in the store
 
 
 def _without(clip: Clip, reason: str) -> ClipFeatures:
@@ -304,17 +273,14 @@ class _Job:
         self, settings: profiles.Encoders, device: str, memory: float | None, place: _Place
     ):
         self.encoders = features.load_encoders(settings, device)
-        self.store = Store(*place) if place else None
+        self.store = Store(*place)
         # on top of what the encoders hold, which no clip is to blame for
         self.memory = memory if memory is not None and workers.limit_memory(memory) else None
 
     def encode(self, clip: Clip) -> _Result:
         try:
             source = source_of(clip, self.encoders.settings)  # before: a file may change meanwhile
-            made = extract_clip(clip, self.encoders)
-            if self.store is None:
-                return made
-            self._write(made, source)
+            self._write(extract_clip(clip, self.encoders), source)
             return None
         except (TaemiError, torch.OutOfMemoryError):  # no room on the GPU: not the clip's doing
             raise
@@ -326,7 +292,6 @@ class _Job:
         return trouble
 
     def _write(self, made: ClipFeatures, source: dict[str, str]) -> None:
-        assert self.store is not None
         try:
             self.store.write(made, source)
         except OSError as error:  # a full disk is nothing that the clip has done
@@ -378,4 +343,4 @@ def _work(clip: Clip) -> _Result:
     return _job.encode(clip)
 
 
-__all__ = ["Report", "encode_clips", "extract"]
+__all__ = ["Report", "extract"]

@@ -88,9 +88,8 @@ class _Line:
         self._rate = 0
         self._waiting: list[np.ndarray] = []  # pieces that are to be resampled
         self._waiting_size = 0
-        self._peak: float | None = (
-            None  # of whole numbers: where their scale ends, nothing is above
-        )
+        # of a file of whole numbers, whose scale ends somewhere: nothing may be above
+        self._peak: float | None = None
         self._end: float | None = None  # s, by the file's clock, where the last piece ended
         self._behind = 0.0  # s that the clock has been set back
         self._gaps: list[float] = []
