@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from taemi_lib.profiles import EMOTIONS, MODALITIES
+from taemi_lib.features.sequences import ClipFeatures
+from taemi_lib.features.sequences import Sequence as FeatureSequence
+from taemi_lib.profiles import EMOTIONS, MODALITIES, Task
 
 if TYPE_CHECKING:
     from taemi_lib.data.manifest import Manifest
-    from taemi_lib.features.sequences import ClipFeatures
-    from taemi_lib.features.sequences import Sequence as FeatureSequence
     from taemi_lib.features.store import Store
 
 # Steps per second when a batch brings no times of its own. Text has no clock: its "time" is the
@@ -44,7 +46,9 @@ class Batch:
     pooled   (B, D) one text vector a clip, or None
     partner  (B, D) another clip's text vector, for the controls that ask for one
              (ClipDataset.with_partners), or None. Read only where the clip has text itself
-    labels   (B, 6) in the order of EMOTIONS, or None
+    labels   (B, K) one column a target, between 0 and 1 (profiles.Task.scaled), or None
+    known    (B, K) bool, which labels are real, where some are missing; None: all of them. What
+             stands in the others is never read
     clip_id  B names, for messages and tables
 
     What stands in padding or in an absent modality is never read. Raises ValueError naming the
@@ -59,6 +63,7 @@ class Batch:
     labels: Tensor | None = None
     clip_id: list[str] | None = None
     partner: Tensor | None = None
+    known: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name in ("values", "mask", "times", "present"):
@@ -76,13 +81,20 @@ class Batch:
                 "values['audio'], values['vision'], values['text'], pooled"
             )
         size, device = len(first), first.device
+        if self.pooled is not None and "text" not in self.values and self.pooled.ndim == 2:
+            # a text vector alone: to systems that read tokens it is one
+            self.values["text"] = self.pooled.unsqueeze(1)
         self._fill_sequences(size, device)
         self._fill_present(size, device)
         for name in ("pooled", "partner"):
             if (vectors := getattr(self, name)) is not None:
                 _check(name, vectors, (size, vectors.shape[-1]))
         if self.labels is not None:
-            _check("labels", self.labels, (size, len(EMOTIONS)))
+            _check("labels", self.labels, (size, self.labels.shape[-1]))
+        if self.known is not None:
+            if self.labels is None:
+                raise ValueError("Batch.known says which labels are real, but there are no labels")
+            _check("known", self.known, self.labels.shape, torch.bool)
         if self.clip_id is None:
             self.clip_id = [f"clip {index}" for index in range(size)]
         if len(self.clip_id) != size:
@@ -141,7 +153,7 @@ class Batch:
                 name,
                 {key: t.to(device, non_blocking=non_blocking) for key, t in tensors.items()},
             )
-        for name in ("pooled", "labels", "partner"):
+        for name in ("pooled", "labels", "known", "partner"):
             tensor = getattr(self, name)
             setattr(
                 moved,
@@ -189,7 +201,7 @@ def collate(
 ) -> Batch:
     """Clips to one batch, padded to the longest of them. fp16 stays fp16: the model converts.
 
-    targets       (N, 6), or None: no labels
+    targets       (N, K) between 0 and 1, NaN where a label is missing, or None: no labels
     audio_average audio steps to average into one
     dims          widths of audio, vision and text; without it, a modality that no clip has is left
                   out of `values`
@@ -222,8 +234,16 @@ def collate(
                 vectors[row] = clip.pooled
         pooled = torch.from_numpy(vectors)
         present["text"] = torch.tensor([clip.pooled is not None for clip in features])
-    labels = None if targets is None else torch.as_tensor(np.asarray(targets), dtype=torch.float32)
-    return Batch(values, mask, times, present, pooled, labels, [clip.clip_id for clip in features])
+    labels = known = None
+    if targets is not None:
+        real = ~np.isnan(targets)
+        known = None if real.all() else torch.from_numpy(real)
+        labels = torch.as_tensor(np.where(real, targets, 0), dtype=torch.float32)
+    return Batch(
+        *(values, mask, times, present, pooled, labels),
+        clip_id=[clip.clip_id for clip in features],
+        known=known,
+    )
 
 
 def _padded(
@@ -260,7 +280,7 @@ class ClipDataset(torch.utils.data.Dataset):
     dims           widths {modality: D}, where no clip of this dataset may show them
     cache_bytes    clips read beyond this many bytes are read again each time
 
-    clip_ids (N), targets (N, 6) float64 with NaN where a clip has no labels.
+    clip_ids (N), targets (N, K) float64 in the units of `task`, with NaN where a label is missing.
     Raises ValueError naming the clips that are not in the store.
     """
 
@@ -276,9 +296,9 @@ class ClipDataset(torch.utils.data.Dataset):
     ) -> None:
         if split is not None:
             manifest = manifest.select(split)
-        self.store, self.audio_average = store, audio_average
+        self.store, self.audio_average, self.task = store, audio_average, manifest.task
         self.clip_ids = [str(clip_id) for clip_id in manifest.table.index]
-        self.targets = manifest.table[list(EMOTIONS)].to_numpy(dtype=np.float64, copy=True)
+        self.targets = manifest.table[list(self.task.targets)].to_numpy(dtype=np.float64, copy=True)
         # clip -> the clip whose text its batches hold beside its own
         self.partners: dict[str, str] = {}
         self._given_dims, self._free = dict(dims or {}), cache_bytes
@@ -289,11 +309,60 @@ class ClipDataset(torch.utils.data.Dataset):
                 f"the first: {', '.join(missing[:5])}. Extract them first (notebook 02)."
             )
 
+    @classmethod
+    def from_clips(
+        cls,
+        clips: Sequence[ClipFeatures],
+        labels: np.ndarray,
+        task: Task | None = None,
+        audio_average: int = 1,
+    ) -> ClipDataset:
+        """Clips that are in memory already.
+
+        labels (N, K) in the units of `task`, NaN where one is missing. Raises ValueError when they
+        do not fit the clips or the task.
+        """
+        task = task or Task()
+        labels = np.asarray(labels, dtype=np.float64)
+        if labels.shape != (len(clips), len(task.targets)):
+            raise ValueError(
+                f"labels are {labels.shape}; expected {(len(clips), len(task.targets))}: one row a "
+                f"clip, one column for each of {', '.join(task.targets)}"
+            )
+        if (outside := (labels < task.low) | (labels > task.high)).any():
+            row, column = np.argwhere(outside)[0]
+            raise ValueError(
+                f"clip {clips[row].clip_id!r}: {task.targets[column]} is {labels[row, column]:g}, "
+                f"outside [{task.low:g}, {task.high:g}]"
+            )
+        names = [clip.clip_id for clip in clips]
+        table = pd.DataFrame(labels, columns=list(task.targets), index=names)
+        rows: Any = _Rows(table, task)
+        store: Any = _MemoryStore(clips)
+        return cls(store, rows, None, audio_average)
+
+    @classmethod
+    def from_batch(cls, batch: Batch, task: Task | None = None) -> ClipDataset:
+        """The clips of a labelled batch, whose labels lie between 0 and 1: what tensors at hand
+        need to be trained on."""
+        if batch.labels is None:
+            raise ValueError("the batch has no labels: set Batch.labels (B, K)")
+        labels = batch.labels.double().cpu().numpy()
+        if batch.known is not None:
+            labels = np.where(batch.known.cpu().numpy(), labels, np.nan)
+        if task is None:
+            names = EMOTIONS if labels.shape[1] == len(EMOTIONS) else None
+            task = Task(
+                names or tuple(f"target {number}" for number in range(1, labels.shape[1] + 1)),
+                missing_labels="refuse" if batch.known is None else "mask",
+            )
+        return cls.from_clips(_clips(batch), task.unscaled(labels), task)
+
     def __len__(self) -> int:
         return len(self.clip_ids)
 
     def __getitem__(self, index: int) -> tuple[ClipFeatures, np.ndarray]:
-        """One clip's features (audio averaged) and its targets (6,)."""
+        """One clip's features (audio averaged) and its targets (K,)."""
         return self._features(self.clip_ids[index]), self.targets[index]
 
     def _features(self, clip_id: str) -> ClipFeatures:
@@ -315,11 +384,14 @@ class ClipDataset(torch.utils.data.Dataset):
         return features
 
     def collate(self, items: Sequence[tuple[ClipFeatures, np.ndarray]]) -> Batch:
-        """Items of this dataset as a batch; labels only where every clip has them."""
+        """Items of this dataset as a batch. Labels (scaled) only where every clip has them, or,
+        where the task allows for missing ones, any clip has any."""
         targets = np.stack([target for _, target in items])
+        missing = np.isnan(targets)
+        none = missing.all() if self.task.missing_labels == "mask" else missing.any()
         batch = collate(
             [clip for clip, _ in items],
-            None if np.isnan(targets).any() else targets,
+            None if none else self.task.scaled(targets),
             dims=self.dims,
         )
         if self.partners:
@@ -373,6 +445,79 @@ class ClipDataset(torch.utils.data.Dataset):
         """(T, D) of every clip's modalities, from the files' headers: nothing is read twice for
         it."""
         return [self.store.shapes(clip_id) for clip_id in self.clip_ids]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What ClipDataset reads of a manifest."""
+
+    table: pd.DataFrame
+    task: Task
+
+
+class _MemoryStore:
+    """What ClipDataset reads of a store, of clips in memory."""
+
+    def __init__(self, clips: Sequence[ClipFeatures]) -> None:
+        self.identity = {"features": "in memory"}
+        self._clips = {clip.clip_id: clip for clip in clips}
+        if len(self._clips) < len(clips):
+            raise ValueError("two clips have the same clip_id: give each one of its own")
+
+    def __contains__(self, clip_id: object) -> bool:
+        return clip_id in self._clips
+
+    def read(self, clip_id: str) -> ClipFeatures:
+        return self._clips[clip_id]
+
+    def shapes(self, clip_id: str) -> dict[str, tuple[int, ...]]:
+        found = _sequences(self._clips[clip_id])
+        return {name: steps.values.shape for name, steps in found.items() if steps is not None}
+
+    def fingerprint(self, clip_ids: Sequence[str]) -> str:
+        """Of the numbers themselves: a run of other numbers is another run."""
+        digest = hashlib.sha256()
+        for clip_id in clip_ids:
+            clip = self._clips[clip_id]
+            digest.update(clip_id.encode())
+            for name, steps in _sequences(clip).items():
+                for part in () if steps is None else (steps.values, steps.times):
+                    digest.update(f"{name}{part.shape}{part.dtype}".encode())
+                    digest.update(np.ascontiguousarray(part).tobytes())
+            if clip.pooled is not None:
+                digest.update(np.ascontiguousarray(clip.pooled).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _clips(batch: Batch) -> list[ClipFeatures]:
+    """The clips of a batch, without their padding."""
+    assert batch.clip_id is not None
+    found = []
+    for row, clip_id in enumerate(batch.clip_id):
+        steps: dict[str, FeatureSequence | None] = dict.fromkeys(MODALITIES)
+        for name, values in batch.values.items():
+            if batch.present[name][row]:
+                real = batch.mask[name][row]
+                steps[name] = FeatureSequence(
+                    values[row][real].float().cpu().numpy(),
+                    batch.times[name][row][real].float().cpu().numpy(),
+                )
+        pooled = None
+        if steps["text"] is not None:
+            if batch.pooled is None:
+                raise ValueError(f"{clip_id} has text tokens but no vector: set Batch.pooled")
+            pooled = batch.pooled[row].float().cpu().numpy()
+        found.append(
+            ClipFeatures(
+                clip_id,
+                audio=steps["audio"],
+                vision=steps["vision"],
+                tokens=steps["text"],
+                pooled=pooled,
+                absent={name: "not in the batch" for name in MODALITIES if steps[name] is None},
+            )
+        )
+    return found
 
 
 def derangement(names: Sequence[str], seed: int) -> dict[str, str]:

@@ -34,22 +34,34 @@ PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 MICRO = PACKAGE / "micro"
 
+# of a clip table, beside the targets
+TABLE_COLUMNS = ("clip_id", "split", "video", "audio", "transcript", "group")
+# of the tables of scores
+_RESULT_COLUMNS = ("regime", "system", "seed", "emotion", "target", "prediction", "table")
 _CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 # Settings of the generator: for clips that exist already they would change nothing, in silence.
 _GENERATED_ONLY = ("clips", "regime", "label_noise")
-_PATHS = ("data.table", *(f"encoders.{role}" for role in ("audio", "vision", "speech", "text")))
+_PATHS = (
+    "data.table",
+    "data.features",
+    *(f"encoders.{role}" for role in ("audio", "vision", "speech", "text")),
+)
 
 
 @dataclass(frozen=True, config=_CHECKED)
 class Data:
     """Which clips, with which labels, split how."""
 
-    source: Literal["synthmimic", "vidmimic2", "csv"] = Field(
+    source: Literal["synthmimic", "vidmimic2", "csv", "features"] = Field(
         default="synthmimic",
-        description="synthmimic (generated clips), vidmimic2 (official layout) or csv (own clips)",
+        description="synthmimic (generated clips), vidmimic2 (official layout), csv (own clips) "
+        "or features (what `taemi import` made)",
     )
     table: str | None = Field(
         default=None, description="own clips: the CSV; files are named relative to its folder"
+    )
+    features: str | None = Field(
+        default=None, description="imported features: the folder that `taemi import` wrote"
     )
     clips: int = Field(default=1200, ge=1, description="how many clips to generate")
     seed: int = Field(
@@ -89,6 +101,11 @@ class Data:
                 f'data.table = {self.table!r} needs data.source = "csv" (profile own), '
                 f"not {self.source!r}"
             )
+        if self.features is not None and self.source != "features":
+            raise ValueError(
+                f'data.features = {self.features!r} needs data.source = "features" (profile '
+                f"features), not {self.source!r}"
+            )
         if self.source != "synthmimic":
             for name in _GENERATED_ONLY:
                 if getattr(self, name) != _default(Data, name):
@@ -97,6 +114,54 @@ class Data:
                         f"and data.source is {self.source!r}"
                     )
         return self
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class Task:
+    """What is predicted: any number of intensities in one range. (Classes are out of scope.)
+
+    Networks see targets between 0 (`low`) and 1 (`high`) whatever the range, so that no learning
+    rate, loss weight or sigmoid depends on it; scores and files hold the task's own units.
+    """
+
+    targets: tuple[str, ...] = Field(
+        default=EMOTIONS, min_length=1, description="their names, in the order of the outputs"
+    )
+    low: float = Field(default=0.0, description="the lowest value that a label may have")
+    high: float = Field(default=1.0, description="the highest value that a label may have")
+    missing_labels: Literal["refuse", "mask"] = Field(
+        default="refuse",
+        description="a clip with some labels only: refuse it, or learn and score what is there",
+    )
+    metrics: Literal["intensity", "sentiment", "sims"] = Field(
+        default="intensity",
+        description="intensity: rho; or beside it MAE, accuracies and F1 as MOSI and MOSEI "
+        "(sentiment) or SIMS are scored",
+    )
+    selects: Literal["rho", "mae"] = Field(
+        default="rho", description="the best epoch: highest mean rho, or lowest mean absolute error"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Task:
+        if not self.low < self.high:
+            raise ValueError(f"task.low = {self.low:g} is not below task.high = {self.high:g}")
+        taken = (*TABLE_COLUMNS, *_RESULT_COLUMNS)
+        unusable = [name for name in self.targets if not name.strip() or name in taken]
+        if unusable or len({name.strip() for name in self.targets}) < len(self.targets):
+            raise ValueError(
+                f"task.targets = {list(self.targets)}: each needs a name of its own, and none that "
+                f"the tables have already ({', '.join(taken)})"
+            )
+        return self
+
+    def scaled(self, labels: Any) -> Any:
+        """Labels in the task's units -> as networks see them, low at 0 and high at 1."""
+        return (labels - self.low) / (self.high - self.low)
+
+    def unscaled(self, outputs: Any) -> Any:
+        """What networks say -> the task's units; not clipped."""
+        return self.low + (self.high - self.low) * outputs
 
 
 @dataclass(frozen=True, config=_CHECKED)
@@ -185,6 +250,10 @@ class Model:
         default=0.1, ge=0, lt=1, description="how often a modality is left out in training"
     )
     time_features: bool = Field(default=True, description="tell attention when each step happens")
+    standardise: bool = Field(
+        default=False,
+        description="features to mean 0 and deviation 1, as measured on the training clips",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Model:
@@ -232,6 +301,7 @@ class Profile:
 
     name: str = Field(default="demo", description="says nothing to the code: settings alone decide")
     data: Data = dataclasses.field(default_factory=Data)
+    task: Task = dataclasses.field(default_factory=Task)
     encoders: Encoders = dataclasses.field(default_factory=Encoders)
     model: Model = dataclasses.field(default_factory=Model)
     training: Training = dataclasses.field(default_factory=Training)
@@ -250,6 +320,7 @@ class Profile:
         origin: where the settings came from, for the errors. Raises ChoiceError naming field,
         value, what is allowed and the origin.
         """
+        settings = _with_task(settings, origin)
         _refuse_unknown(settings, origin)
         tree = self.as_dict()
         for name, value in settings.items():
@@ -260,6 +331,7 @@ class Profile:
 
 _SECTIONS: dict[str, type] = {
     "data": Data,
+    "task": Task,
     "encoders": Encoders,
     "model": Model,
     "training": Training,
@@ -267,9 +339,37 @@ _SECTIONS: dict[str, type] = {
 }
 
 
+def _with_task(settings: Mapping[str, object], origin: str) -> dict[str, object]:
+    """A whole task given at once, {"task": "sentiment"} or {"task": "my_task.toml"}, spelled out;
+    single settings beside it count more."""
+    if "task" not in settings:
+        return dict(settings)
+    asked, rest = settings["task"], {k: v for k, v in settings.items() if k != "task"}
+    if isinstance(asked, Mapping):
+        fields = dict(asked)
+    elif str(asked) in TASKS:
+        fields = dataclasses.asdict(TASKS[str(asked)])
+    elif str(asked).endswith(".toml"):
+        fields = read_toml(Path(str(asked)).expanduser(), "task")
+        fields = fields.get("task", fields)
+    else:
+        raise ChoiceError(
+            f"{origin}: task = {asked!r}; it must be one of {', '.join(TASKS)}, or the path of a "
+            ".toml file of its fields (targets, low, high, ...)"
+        )
+    return {f"task.{name}": value for name, value in fields.items()} | rest
+
+
 def _default(section: Any, name: str) -> object:
     return section.__pydantic_fields__[name].default
 
+
+# by name: --set task=sentiment
+TASKS = {
+    "emi": Task(),
+    "sentiment": Task(("Sentiment",), -3.0, 3.0, metrics="sentiment", selects="mae"),
+    "sims": Task(("Sentiment",), -1.0, 1.0, metrics="sims", selects="mae"),
+}
 
 # The micro vision encoder was trained with its token mean, the micro text encoder with its CLS
 # vector.
@@ -295,22 +395,42 @@ _PAPER_ENCODERS = Encoders(
 )
 
 PROFILES = {
-    "demo": Profile("demo", Data(clips=1200), _MICRO, _SMALL_MODEL, _SMALL_TRAINING),
+    "demo": Profile(
+        "demo",
+        Data(clips=1200),
+        encoders=_MICRO,
+        model=_SMALL_MODEL,
+        training=_SMALL_TRAINING,
+    ),
     "smoke": Profile(
         "smoke",
         Data(clips=48),
-        _MICRO,
-        _SMALL_MODEL,
-        dataclasses.replace(_SMALL_TRAINING, epochs=2),
+        encoders=_MICRO,
+        model=_SMALL_MODEL,
+        training=dataclasses.replace(_SMALL_TRAINING, epochs=2),
         seeds=(0,),
     ),
-    "paper": Profile("paper", Data(source="vidmimic2"), _PAPER_ENCODERS),
-    "own": Profile("own", Data(source="csv"), _PAPER_ENCODERS, _SMALL_MODEL, _SMALL_TRAINING),
+    "paper": Profile("paper", Data(source="vidmimic2"), encoders=_PAPER_ENCODERS),
+    "own": Profile(
+        "own",
+        Data(source="csv"),
+        encoders=_PAPER_ENCODERS,
+        model=_SMALL_MODEL,
+        training=_SMALL_TRAINING,
+    ),
+    # What others extracted has any scale, and steps that are not ours to average.
+    "features": Profile(
+        "features",
+        Data(source="features"),
+        model=dataclasses.replace(_SMALL_MODEL, standardise=True),
+        training=dataclasses.replace(_SMALL_TRAINING, audio_average=1),
+    ),
 }
 DESCRIPTIONS = {
     "demo": "1,200 generated clips and the embedded encoders: the course, about 8 minutes",
     "smoke": "48 generated clips and two epochs: does everything run? its scores mean nothing",
     "paper": "the official layout (--data-root), the paper's encoders and preset; wants a GPU",
+    "features": "imported features (--set data.features=FOLDER), any task, a small model",
     "own": "own clips by a table (--set data.table=clips.csv), the paper's encoders, a small model",
 }
 
@@ -351,12 +471,7 @@ def load(
 def _read(path: Path) -> Profile:
     """The profile in a TOML file; its relative paths may be meant from the file's own folder."""
     path = path if path.exists() else resolve(path)
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ChoiceError(f"profile {path}: the file cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ChoiceError(f"profile {path}: not valid TOML: {error}") from error
+    tree = read_toml(path, "profile")
     base = tree.pop("profile", None)
     if base is not None and base not in PROFILES:
         raise ChoiceError(
@@ -372,6 +487,17 @@ def _read(path: Path) -> Profile:
             '(`taemi profiles demo` prints all), or begin the file with profile = "demo"'
         )
     return PROFILES["demo"].changed(given, str(path))
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The tables of a TOML file. Raises ChoiceError naming `what` it should hold."""
+    path = path if path.exists() else resolve(path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ChoiceError(f"{what} {path}: the file cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ChoiceError(f"{what} {path}: not valid TOML: {error}") from error
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, object]:

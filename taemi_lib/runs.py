@@ -27,7 +27,7 @@ from taemi_lib.batches import ClipDataset
 from taemi_lib.errors import RunError
 from taemi_lib.evaluation import metrics
 from taemi_lib.models.base import System
-from taemi_lib.profiles import MODALITIES
+from taemi_lib.profiles import EMOTIONS, MODALITIES
 from taemi_lib.support import device as devices
 from taemi_lib.support import files
 from taemi_lib.support.differences import differences
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch (from 1) with the highest mean rho on the selection split: the one in best/."""
+        """The epoch (from 1) that is best on the selection split: the one in best/."""
         return best_epoch(self.history)
 
     def model(self, which: str = "best", device: str | torch.device = "cpu") -> System:
@@ -78,7 +78,16 @@ def load_run(folder: str | Path) -> Run:
         for name in ("config", "metrics")
         if (path := folder / f"{name}.json").exists()
     }
-    return Run(folder, read["config"], _history(folder), read.get("metrics"))
+    return Run(folder, _upgraded(read["config"]), _history(folder), read.get("metrics"))
+
+
+def _upgraded(config: dict) -> dict:
+    """A config.json with what earlier versions did not write, since it had one value only."""
+    sizes = {"standardise": False, "outputs": len(EMOTIONS)}
+    upgraded = {"task": json.loads(json.dumps(asdict(profiles.Task())))} | config
+    if isinstance(config.get("sizes"), dict):
+        upgraded["sizes"] = sizes | config["sizes"]
+    return upgraded
 
 
 def read_kept(path: Path, kind: type = dict) -> Any:
@@ -114,13 +123,15 @@ def _history(folder: Path) -> list[dict]:
 
 
 def merit(entry: Mapping) -> float:
-    """What an epoch is chosen for: mean rho on the selection split in the last stage, a low loss
-    there in earlier ones."""
+    """What an epoch is chosen for: mean rho on the selection split in the last stage (or a low mean
+    absolute error, where the task says so), a low loss there in earlier ones."""
+    if "selection_mae" in entry:  # of a task that selects by it
+        return -entry["selection_mae"]
     return entry["selection_rho"] if "selection_rho" in entry else -entry["selection_loss"]
 
 
 def best_epoch(history: list[dict]) -> int:
-    """The epoch (from 1) with the highest mean rho on the selection split."""
+    """The epoch (from 1) that is best on the selection split."""
     return max((entry for entry in history if "selection_rho" in entry), key=merit)["epoch"]
 
 
@@ -147,11 +158,13 @@ def describe(
     found = models.find(system)
     training = found.preset(training)
     _refuse_unusable(train, selection, training)
-    dims = {f"{name}_dim": train.dims[name] for name in MODALITIES}
+    # a modality that the data does not have gets the width that nothing reads
+    dims = {f"{name}_dim": train.dims.get(name, 1) for name in MODALITIES}
     config = {
         "system": found.name,
         "seed": seed,
-        "sizes": dims | asdict(model),
+        "sizes": dims | asdict(model) | {"outputs": len(train.task.targets)},
+        "task": asdict(train.task),
         "training": asdict(training),
         "encoders": encoders and dict(encoders),
         "data": {"train": fingerprint(train), "selection": fingerprint(selection)},
@@ -164,13 +177,23 @@ def describe(
 def _refuse_unusable(
     train: ClipDataset, selection: ClipDataset, training: profiles.Training
 ) -> None:
-    if absent := [name for name in MODALITIES if name not in train.dims]:
+    if not train.dims:
+        raise ValueError("no training clip has any features: there is nothing to learn from")
+    if unseen := [name for name in selection.dims if name not in train.dims]:
         raise ValueError(
-            f"no training clip has {', '.join(absent)}, so the width of these features is unknown: "
-            "give it to the dataset, ClipDataset(..., dims={'" + absent[0] + "': ...})"
+            f"clips of the selection split have {', '.join(unseen)}, and no training clip has: "
+            "there is nothing to learn it from. Leave it out, or split the clips otherwise"
+        )
+    if train.task != selection.task:
+        raise ValueError(
+            "the two datasets are of different tasks: "
+            + "; ".join(differences(asdict(train.task), asdict(selection.task)))
         )
     for name, dataset in (("training", train), ("selection", selection)):
-        if (unlabelled := np.isnan(dataset.targets).any(axis=1)).any():
+        missing = np.isnan(dataset.targets)
+        some = dataset.task.missing_labels == "mask"
+        unlabelled = missing.all(axis=1) if some else missing.any(axis=1)
+        if unlabelled.any():
             first = dataset.clip_ids[int(np.argmax(unlabelled))]
             raise ValueError(
                 f"{unlabelled.sum()} {name} clips have no labels, the first is {first!r}"
@@ -182,7 +205,13 @@ def _refuse_unusable(
                 "make it with audio_average=training.audio_average"
             )
     # a split that has no rho says so now
-    metrics.pearson_per_emotion(selection.targets, selection.targets)
+    there = np.nan_to_num(selection.targets)
+    task = selection.task
+    metrics.pearson_per_emotion(
+        there, selection.targets, task.targets, task.missing_labels == "mask"
+    )
+    if (none := np.isnan(train.targets).all(axis=0)).any():
+        raise ValueError(f"no training clip has a label of {task.targets[int(np.argmax(none))]!r}")
 
 
 def fingerprint(dataset: ClipDataset) -> dict:
@@ -225,7 +254,8 @@ def check(
 def _refuse_other(folder: Path, config: dict) -> None:
     """Raises RunError when the folder's config.json says something else; other library versions are
     only recorded."""
-    there, asked = read_kept(folder / "config.json"), json.loads(json.dumps(config))
+    there = _upgraded(read_kept(folder / "config.json"))
+    asked = json.loads(json.dumps(config))
     if different := differences(there | {"versions": {}}, asked | {"versions": {}}):
         raise RunError(
             f"{folder} holds a run of another configuration: {'; '.join(different[:8])}. "

@@ -48,8 +48,8 @@ _UNFIT = (
 
 def train(
     system: str | type[System],
-    train: ClipDataset,
-    selection: ClipDataset,
+    train: ClipDataset | Batch,
+    selection: ClipDataset | Batch,
     *,
     model: profiles.Model,
     training: profiles.Training,
@@ -68,6 +68,7 @@ def train(
     with the whole of `training`, from the best epoch of the one before (kept in best_<stage>/).
 
     system     a registered name, or a System class
+    train, selection   datasets; or labelled batches, where the tensors are at hand
     threads    torch's CPU threads meanwhile: with 1, results do not depend on the core count
     encoders   profiles.Encoders as a dict, kept in config.json: `taemi predict` needs to know how
                to read a new clip
@@ -76,6 +77,10 @@ def train(
     data; ValueError when clips have no labels or the selection split cannot be scored, and when the
     loss is no longer finite.
     """
+    if isinstance(train, Batch):
+        train = ClipDataset.from_batch(train)
+    if isinstance(selection, Batch):
+        selection = ClipDataset.from_batch(selection)
     folder, place, found = Path(run_folder), devices.choose(device), models.find(system)
     config, training = runs.describe(
         found, train, selection, model=model, training=training, seed=seed, encoders=encoders
@@ -176,6 +181,8 @@ def _network(work: _Work, stage: str, fresh: bool) -> System:
     if not fresh:
         before = stages[stages.index(stage) - 1]
         load_model(network, work.folder / f"best_{before}" / "model.safetensors")
+    elif network.standard is not None:
+        network.standard.fit(work.train)
     network.begin(stage)
     return network
 
@@ -211,9 +218,13 @@ def _keep(
     best   the folder to write the network to, or None: an earlier epoch was better
     """
     entry = history[-1]
+    task = work.train.task
     card = {
         "training": f"epoch {entry['epoch']}, {_reached(entry)} on the selection split, "
-        f"seed {work.seed}"
+        f"seed {work.seed}",
+        "targets": ", ".join(task.targets),
+        "lowest": task.low,
+        "highest": task.high,
     }
     if best is not None:
         with files.new_folder(best) as fresh:
@@ -236,7 +247,7 @@ def _selection_scores(network: System, selection: ClipDataset) -> dict:
         "selection_rho": scores.mean_rho,
         "selection_mse": scores.mse,
         "constant": list(scores.constant),
-    }
+    } | ({"selection_mae": scores.mae} if selection.task.selects == "mae" else {})
 
 
 def _selection_loss(network: System, selection: ClipDataset) -> dict:

@@ -34,10 +34,10 @@ from taemi_lib import models, profiles, runs
 from taemi_lib.batches import ClipDataset
 from taemi_lib.data import Manifest, synthmimic
 from taemi_lib.errors import ChoiceError, ManifestError, RunError
-from taemi_lib.features.extract import Report, extract
+from taemi_lib.features.extract import Report, extract, stored
 from taemi_lib.features.store import Store
 from taemi_lib.models.base import System
-from taemi_lib.profiles import EMOTIONS, PROFILES, SPLITS, Model, Profile, Training
+from taemi_lib.profiles import PROFILES, SPLITS, Model, Profile, Task, Training
 from taemi_lib.runs import Run
 from taemi_lib.support import device as devices
 from taemi_lib.support import files, naming, workers
@@ -50,12 +50,28 @@ _ENCODERS = {"micro": PROFILES["demo"].encoders, "paper": PROFILES["paper"].enco
 
 def _settings(profile: Profile, without: Iterable[str] = ()) -> dict[str, object]:
     """{dotted name: value} of what decides results; a table is named apart."""
-    left_out = {"name", "data.table", *without}
+    left_out = {"name", "data.table", "data.features", *without}
     return {
         name: value
         for name, value in flat(profile.as_dict()).items()
         if name not in left_out and not name.startswith("limits.")
     }
+
+
+def _own_task(profile: Profile) -> Task | None:
+    """The task that an import wrote beside its features; None where there is none."""
+    if profile.data.source != "features" or profile.data.features is None:
+        return None
+    path = profiles.resolve(profile.data.features) / "task.toml"
+    return profiles.load("demo", {"task": str(path)}).task if path.is_file() else None
+
+
+def _with_own_task(profile: Profile) -> Profile:
+    """Imported features bring their task along; one that the settings name counts more."""
+    own = _own_task(profile)
+    if own is None or profile.task != Task():
+        return profile
+    return dataclasses.replace(profile, task=own)
 
 
 def shown(path: Path) -> Path:
@@ -79,8 +95,9 @@ def _unscorable(manifest: Manifest, split: str) -> list[str]:
     """Why the correlation on a split that is scored would be undefined, in a line."""
     if split not in ("selection", "test"):
         return []
-    labels = manifest.table.loc[manifest.table["split"] == split, list(EMOTIONS)]
-    same = [emotion for emotion in EMOTIONS if labels[emotion].nunique() == 1]
+    names = list(manifest.task.targets)
+    labels = manifest.table.loc[manifest.table["split"] == split, names]
+    same = [name for name in names if labels[name].nunique() <= 1]
     if not same:
         return []
     return [
@@ -131,7 +148,7 @@ class Workspace:
         imports: Iterable[str | Path] = (),
     ) -> None:
         for name, value in {
-            "profile": profiles.load(profile),
+            "profile": _with_own_task(profiles.load(profile)),
             "data_root": profiles.resolve(data_root),
             "runs_root": profiles.resolve(runs_root),
             "device": device,
@@ -154,6 +171,18 @@ class Workspace:
                 "give one with --set data.table=clips.csv, in a notebook "
                 'settings = {"data.table": "clips.csv"}'
             )
+        if self.profile.data.source == "features":
+            folder = self.profile.data.features
+            if folder is None:
+                raise ChoiceError(
+                    f"profile {self.profile.name!r} reads imported features and has no folder: "
+                    "`taemi import SOURCE --to FOLDER` makes one, then --set data.features=FOLDER"
+                )
+            if not (profiles.resolve(folder) / "clips.csv").is_file():
+                raise ChoiceError(
+                    f"data.features = {folder!r}: no clips.csv there, so nothing was imported into "
+                    "it completely: `taemi import SOURCE --to FOLDER` makes or completes it"
+                )
         if self.profile.data.source == "vidmimic2" and not (self.data_root / "raw").is_dir():
             raise ChoiceError(
                 f"profile {self.profile.name!r} reads the official layout, and data_root = "
@@ -206,12 +235,17 @@ class Workspace:
         """Of the clips."""
         if self.generated:
             return self.data_root / self._clips_name
+        if (imported := self.profile.data.features) is not None:
+            return profiles.resolve(imported)
         table = self.profile.data.table
         return self.data_root if table is None else profiles.resolve(table).parent
 
     @property
     def features_folder(self) -> Path:
-        """Of the features: clips and encoders make them, nothing else does."""
+        """Of the features: clips and encoders make them, nothing else does. Imported ones lie with
+        their clips."""
+        if self.profile.data.source == "features":
+            return self.clips_folder
         known = {name: dataclasses.asdict(encoders) for name, encoders in _ENCODERS.items()}
         asked = dataclasses.asdict(self.profile.encoders)
         name = naming.named(*naming.nearest(known, asked))
@@ -233,13 +267,17 @@ class Workspace:
         settings = self.profile.data
         if self.generated:
             return f"synthmimic-{settings.clips}-seed{settings.seed}"
-        place = self.data_root if settings.table is None else profiles.resolve(settings.table)
+        named = settings.table or settings.features
+        place = self.data_root if named is None else profiles.resolve(named)
         return f"{naming.safe(place.stem)}-{naming.mark(str(place.absolute()))}"
 
     def _label(self, without: tuple[str, ...] = ()) -> str:
         """The nearest named profile and what differs from it, some settings left aside; and which
         clips, where these are not generated."""
         source = self.profile.data.source
+        if source == "features" and _own_task(self.profile) == self.profile.task:
+            # the folder says which task, and the label says which folder
+            without += tuple(f"task.{field.name}" for field in dataclasses.fields(Task))
         known = {
             name: _settings(profile, without)
             for name, profile in PROFILES.items()
@@ -261,7 +299,7 @@ class Workspace:
         settings, folder = self.profile.data, self.clips_folder
         if self.generated:
             synthmimic.generate(folder, settings, progress=self.progress)
-        return clip_data.load(settings, folder)
+        return clip_data.load(settings, folder, self.profile.task)
 
     def truth(self) -> pd.DataFrame | None:
         """What was planted in generated clips; None for clips of which nobody knows it."""
@@ -277,6 +315,9 @@ class Workspace:
 
     def _encoded(self, manifest: Manifest) -> tuple[Store, Report]:
         folder = self.features_folder
+        if self.profile.data.source == "features":
+            store = Store(folder)
+            return store, stored(manifest, store)
         report = extract(
             manifest,
             self.profile.encoders,
@@ -299,7 +340,7 @@ class Workspace:
         Raises ManifestError or OSError where clips are missing, StoreError without features,
         ValueError where some clips have none.
         """
-        manifest = clip_data.load(self.profile.data, self.clips_folder)
+        manifest = clip_data.load(self.profile.data, self.clips_folder, self.profile.task)
         return self._splits(manifest, Store(self.features_folder))
 
     def _splits(self, manifest: Manifest, store: Store) -> dict[str, ClipDataset]:
@@ -409,7 +450,10 @@ class Job:
             "training": profile.training,
             "run_folder": self.folder,
             "seed": self.seed,
-            "encoders": dataclasses.asdict(profile.encoders),
+            # imported features: what made them is not known, and no new clip can be read
+            "encoders": None
+            if profile.data.source == "features"
+            else dataclasses.asdict(profile.encoders),
         }
 
     def train(self, parts: Mapping[str, ClipDataset], progress: bool = False) -> Run:

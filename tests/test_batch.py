@@ -70,7 +70,16 @@ def test_filling_in_defaults_leaves_the_callers_dicts_alone():
             },
             "vision",
         ),
-        ({"pooled": torch.zeros(2, 3), "labels": torch.zeros(2, 5)}, r"labels.*\(2, 5\).*\(2, 6\)"),
+        ({"pooled": torch.zeros(2, 3), "labels": torch.zeros(3, 6)}, r"labels.*\(3, 6\).*\(2, 6\)"),
+        ({"pooled": torch.zeros(2, 3), "known": torch.ones(2, 6).bool()}, "there are no labels"),
+        (
+            {
+                "pooled": torch.zeros(2, 3),
+                "labels": torch.zeros(2, 6),
+                "known": torch.ones(2, 5).bool(),
+            },
+            r"known.*\(2, 5\).*\(2, 6\)",
+        ),
         ({"pooled": torch.zeros(2, 3), "clip_id": ["a"]}, "1 names for 2 clips"),
     ],
 )

@@ -194,7 +194,7 @@ def test_all_problems_are_listed_at_once_with_file_row_and_column(folder):
         "clips.csv, row 6, column Determination: 'nan' is not a number",
         "clips.csv, row 7, column clip_id: '../f' is not usable as an id",
         "clips.csv, row 8, column video: '../elsewhere.mp4' leaves the data folder",
-        "clips.csv, row 9, column Empathic Pain: is empty although other emotions",
+        "clips.csv, row 9, column Empathic Pain: is empty although other labels",
     ]
     assert len(found) == len(expected)
     for line, start in zip(found, expected, strict=True):

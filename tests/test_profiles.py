@@ -81,7 +81,7 @@ def test_a_folder_named_like_a_number_is_text():
         ({"training.batch_size": 0}, r"training.batch_size = 0: .* greater than or equal to 1"),
         ({"training.learning_rate": float("nan")}, "training.learning_rate = nan: .* finite"),
         ({"model.dropout": 1.5}, "model.dropout = 1.5: .* less than 1"),
-        ({"data.source": "tsv"}, "data.source = 'tsv': .*'synthmimic', 'vidmimic2' or 'csv'"),
+        ({"data.source": "tsv"}, "data.source = 'tsv': .*'synthmimic', 'vidmimic2', 'csv' or"),
         ({"encoders.transcripts": "manifest"}, "'auto', 'whisper' or 'table'"),
         ({"seeds": 3}, "seeds = 3: .* tuple"),
         ({"seeds": []}, "seeds = .*at least 1"),

@@ -7,7 +7,7 @@ import torch
 
 from taemi_lib.features.sequences import ClipFeatures, Sequence
 from taemi_lib.models import Batch, ClipDataset
-from taemi_lib.profiles import EMOTIONS
+from taemi_lib.profiles import EMOTIONS, Task
 
 DIMS = {"audio": 5, "vision": 4, "text": 6}
 SIZES = {
@@ -50,11 +50,11 @@ class MemoryStore:
 class MemoryManifest:
     """What ClipDataset needs of a Manifest."""
 
-    def __init__(self, table):
-        self.table = table
+    def __init__(self, table, task=None):
+        self.table, self.task = table, task or Task()
 
     def select(self, split):
-        return MemoryManifest(self.table[self.table["split"] == split])
+        return MemoryManifest(self.table[self.table["split"] == split], self.task)
 
 
 def sequence(steps, width, rng, rate=10.0, dtype=np.float16):

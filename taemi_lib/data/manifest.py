@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 
 from taemi_lib.errors import ChoiceError, ManifestError
-from taemi_lib.profiles import EMOTIONS, SPLITS
+from taemi_lib.profiles import SPLITS, TABLE_COLUMNS, Task
 
-COLUMNS = ("split", "video", "audio", "transcript", "group", *EMOTIONS)
+COLUMNS = TABLE_COLUMNS[1:]  # of every table, behind clip_id and before the targets
 _LABELLED_SPLITS = ("train", "selection", "test")
 # an id names a file of the feature store: no separators, no leading dot
 _ID = re.compile(r"\w[\w.\- ]*")
@@ -34,8 +34,8 @@ _Complain = Callable[[str, str], None]  # (column, what is wrong with this row's
 
 @dataclass(frozen=True)
 class Clip:
-    """One row: file paths are absolute, `labels` are the six intensities (6,) in [0, 1] or None
-    where unknown.
+    """One row: file paths are absolute, `labels` are its targets (K,), NaN where one is missing, or
+    None where all are.
 
     `audio` is a separate sound file; where it is None the sound comes from `video`. `transcript` is
     None where the source has no transcripts at all, and "" where its cell is empty.
@@ -53,7 +53,7 @@ class Manifest:
     """All clips of one source, checked.
 
     table:  one row a clip with the columns clip_id (or as index), video and optionally split,
-            audio, transcript, group and the six emotions; cells may be strings as read from a
+            audio, transcript, group and the task's targets; cells may be strings as read from a
             file. Rows without a split are train when they have labels, else predict.
     root:   folder that relative paths in `video` and `audio` start from, and must stay in.
     source: what to call this table in errors, usually the CSV's name.
@@ -65,13 +65,15 @@ class Manifest:
     missing_files: "refuse", or "skip": clips without their file are left out, and `skipped` has a
             line for each.
     links:  "refuse" or "follow" symbolic links in `root` that lead out of it.
+    task:   what the labels are.
+    media:  whether every clip needs a video or an audio file; imported features have none.
 
     Ids and file names are the same in both Unicode spellings of a letter with an accent; an id is
     kept in the composed one.
 
     Raises ManifestError listing every problem: duplicate or unusable ids, files that do not exist
-    or relative paths that leave `root`, labels that are no numbers or outside [0, 1], unknown
-    splits, labels missing where the split needs them.
+    or relative paths that leave `root`, labels that are no numbers or outside the task's range,
+    unknown splits, labels missing where the split needs them.
     """
 
     def __init__(
@@ -84,7 +86,10 @@ class Manifest:
         names: Mapping[str, str] | None = None,
         missing_files: str = "refuse",
         links: str = "refuse",
+        task: Task | None = None,
+        media: bool = True,
     ):
+        self.task = task or Task()
         # absolute: whoever reads the files may stand in another folder by then
         self.root, self.source, self.labels = Path(root).absolute(), source, labels
         raw = table.reset_index() if "clip_id" not in table else table
@@ -94,7 +99,7 @@ class Manifest:
         files = _Files(self.root, links)
         if missing_files == "skip":
             rows, places = self._with_files(rows, places, files)
-        self.table = _checked(rows, files, source, places, names or {})
+        self.table = _checked(rows, files, source, places, names or {}, self.task, media)
 
     def _with_files(
         self, rows: list[dict], places: Sequence[str], files: _Files
@@ -129,7 +134,7 @@ class Manifest:
         if clip_id not in self.table.index:
             raise KeyError(f"{self.source} has no clip {clip_id!r}")
         row = self.table.loc[clip_id]
-        labels = row[list(EMOTIONS)].to_numpy(np.float64)
+        labels = row[list(self.task.targets)].to_numpy(np.float64)
         video, audio = (self.root / row[kind] if row[kind] else None for kind in ("video", "audio"))
         return Clip(
             clip_id,
@@ -137,7 +142,7 @@ class Manifest:
             video,
             audio,
             row["transcript"],
-            None if np.isnan(labels).any() else labels,
+            None if np.isnan(labels).all() else labels,
         )
 
     def __repr__(self) -> str:
@@ -169,15 +174,15 @@ class Manifest:
         return self._with(self.table.drop(index=dropped))
 
     def targets(self, clip_ids: Iterable[str]) -> np.ndarray:
-        """Labels of these clips, (N, 6) float64 in the order of EMOTIONS. Raises ValueError naming
-        unlabelled clips."""
+        """Labels of these clips, (N, K) float64 in the order of the task's targets. Raises
+        ValueError naming unlabelled clips."""
         clip_ids = list(clip_ids)
         unknown = [clip_id for clip_id in clip_ids if clip_id not in self.table.index]
         if unknown:
             raise KeyError(f"{self.source} has no clip {', '.join(unknown[:5])}")
-        values = self.table.loc[clip_ids, list(EMOTIONS)].to_numpy(np.float64)
+        values = self.table.loc[clip_ids, list(self.task.targets)].to_numpy(np.float64)
         unlabelled = [
-            clip_id for clip_id, row in zip(clip_ids, values, strict=True) if np.isnan(row).any()
+            clip_id for clip_id, row in zip(clip_ids, values, strict=True) if np.isnan(row).all()
         ]
         if unlabelled:
             raise ValueError(
@@ -193,10 +198,16 @@ class Manifest:
 
 
 def _checked(
-    rows: list[dict], files: _Files, source: str, places: Sequence[str], names: Mapping[str, str]
+    rows: list[dict],
+    files: _Files,
+    source: str,
+    places: Sequence[str],
+    names: Mapping[str, str],
+    task: Task,
+    media: bool,
 ) -> pd.DataFrame:
-    """The table in its final form (index clip_id, COLUMNS), or ManifestError with everything that
-    is wrong with it."""
+    """The table in its final form (index clip_id; COLUMNS and targets), or ManifestError with
+    everything that is wrong with it."""
     problems: list[str] = []
     first_place: dict[str, str] = {}
     finished: list[dict] = []
@@ -208,9 +219,9 @@ def _checked(
         clip_id = _id(row, place, first_place, complain)
         cells = {kind: _text(row.get(kind)) for kind in ("video", "audio")}
         paths = {kind: files.checked(cell, kind, complain) for kind, cell in cells.items()}
-        if not any(cells.values()):
+        if media and not any(cells.values()):
             complain("video", f"clip {clip_id!r} has neither a video nor an audio file")
-        labels = _labels(row, complain)
+        labels = _labels(row, task, complain)
         transcript = row.get("transcript")
         finished.append(
             {
@@ -222,13 +233,15 @@ def _checked(
                 **labels,
             }
         )
-    if not any(emotion in row for row in rows for emotion in EMOTIONS):
-        problems += _without_labels(finished, places)
+    if not any(target in row for row in rows for target in task.targets):
+        problems += _without_labels(finished, places, task)
     if problems:
         raise ManifestError(source, problems)
-    table = pd.DataFrame(finished, columns=["clip_id", *COLUMNS]).set_index("clip_id")
-    texts = ["split", "video", "audio", "transcript", "group"]
-    return table.astype({**dict.fromkeys(texts, object), **dict.fromkeys(EMOTIONS, np.float64)})
+    table = pd.DataFrame(finished, columns=["clip_id", *COLUMNS, *task.targets]).set_index(
+        "clip_id"
+    )
+    kinds = dict.fromkeys(COLUMNS, object) | dict.fromkeys(task.targets, np.float64)
+    return table.astype(kinds)
 
 
 def _id(row: dict, place: str, first_place: dict[str, str], complain: _Complain) -> str:
@@ -252,33 +265,34 @@ def _id(row: dict, place: str, first_place: dict[str, str], complain: _Complain)
     return clip_id
 
 
-def _labels(row: dict, complain: _Complain) -> dict[str, float]:
-    """{emotion: intensity}, NaN where the cell is empty: all six or none."""
-    values = {emotion: _label(row.get(emotion), emotion, complain) for emotion in EMOTIONS}
-    empty = [emotion for emotion in EMOTIONS if not _text(row.get(emotion))]
-    if 0 < len(empty) < len(EMOTIONS):
-        for emotion in empty:
+def _labels(row: dict, task: Task, complain: _Complain) -> dict[str, float]:
+    """{target: value}, NaN where the cell is empty: all or none, unless the task takes some."""
+    values = {target: _label(row.get(target), target, task, complain) for target in task.targets}
+    empty = [target for target in task.targets if not _text(row.get(target))]
+    if task.missing_labels == "refuse" and 0 < len(empty) < len(task.targets):
+        for target in empty:
             complain(
-                emotion,
-                "is empty although other emotions of the clip have values; fill all six or none",
+                target,
+                "is empty although other labels of the clip have values; fill all "
+                "or none, or learn from what is there: --set task.missing_labels=mask",
             )
     return values
 
 
 def _split(row: dict, labels: dict[str, float], complain: _Complain) -> str:
-    empty = not any(_text(row.get(emotion)) for emotion in labels)
+    empty = not any(_text(row.get(target)) for target in labels)
     split = _text(row.get("split")) or ("predict" if empty else "train")
     if split not in SPLITS:
         complain("split", f"unknown split {split!r}; the splits are: {', '.join(SPLITS)}")
-    elif empty and split in _LABELLED_SPLITS and any(emotion in row for emotion in labels):
+    elif empty and split in _LABELLED_SPLITS and any(target in row for target in labels):
         complain(
-            EMOTIONS[0],
+            next(iter(labels)),
             f"a clip of the {split} split needs labels; without them its split is predict",
         )
     return split
 
 
-def _without_labels(finished: list[dict], places: Sequence[str]) -> list[str]:
+def _without_labels(finished: list[dict], places: Sequence[str], task: Task) -> list[str]:
     """One line for each split that needs labels, of a table that has no columns for them."""
     lines = []
     for split in _LABELLED_SPLITS:
@@ -286,7 +300,7 @@ def _without_labels(finished: list[dict], places: Sequence[str]) -> list[str]:
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             lines.append(
                 f"{', '.join(found[:3])}{more}, column split: the {split} split needs labels, and "
-                f"the table has none; add the columns {', '.join(EMOTIONS)}, or write predict"
+                f"the table has none; add the columns {', '.join(task.targets)}, or write predict"
             )
     return lines
 
@@ -359,7 +373,7 @@ class _Files:
         return os.path.join(folder, found[0] if len(found) == 1 else name)
 
 
-def _label(cell: object, emotion: str, complain: _Complain) -> float:
+def _label(cell: object, target: str, task: Task, complain: _Complain) -> float:
     text = _text(cell)
     if not text:
         return math.nan
@@ -370,7 +384,7 @@ def _label(cell: object, emotion: str, complain: _Complain) -> float:
         value = math.nan
     if math.isnan(value):
         point = ", write a decimal point" if re.fullmatch(r"\d*,\d+", text) else ""
-        complain(emotion, f"{text!r} is not a number{point}")
-    elif not 0 <= value <= 1:
-        complain(emotion, f"{text} is outside [0, 1]")
+        complain(target, f"{text!r} is not a number{point}")
+    elif not task.low <= value <= task.high:
+        complain(target, f"{text} is outside [{task.low:g}, {task.high:g}]")
     return value

@@ -12,25 +12,32 @@ import pandas as pd
 
 from taemi_lib.data.manifest import COLUMNS, Manifest
 from taemi_lib.errors import ManifestError
-from taemi_lib.profiles import EMOTIONS, Data
+from taemi_lib.profiles import Data, Task
 
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def read_csv(
-    path: str | Path, data: Data | None = None, root: str | Path | None = None
+    path: str | Path,
+    data: Data | None = None,
+    root: str | Path | None = None,
+    task: Task | None = None,
+    media: bool = True,
 ) -> Manifest:
     """One's own clips from a CSV.
 
-    Columns: clip_id, video; the six emotions where there are labels (cells may be empty, all six or
-    none); optionally split, audio, transcript, group. Paths are relative to `root`, by default the
+    Columns: clip_id, video (without `media`: neither is needed); the targets of the task where
+    there are labels (cells may be empty: all of a clip's, or any where the task says so);
+    optionally split, audio, transcript, group. Paths are relative to `root`, by default the
     CSV's folder, and stay in it, or are absolute. Without a split column, labelled clips get seeded
     splits (data.seed, data.test_share, data.selection_share) and the others are to be predicted;
     where there is train but no selection, a share of train becomes selection. Clips of one `group`
     (a speaker, say) stay together. Raises ManifestError listing every problem.
     """
     path, data = Path(path), data or Data()
-    rows, places = read_rows(path, required=("clip_id", "video"), together=EMOTIONS)
+    task = task or Task()
+    required = ("clip_id", "video") if media else ("clip_id",)
+    rows, places = read_rows(path, required, together=task.targets)
     manifest = Manifest(
         pd.DataFrame(rows),
         root or path.parent,
@@ -38,6 +45,8 @@ def read_csv(
         places=places,
         missing_files=data.missing_files,
         links=data.links,
+        task=task,
+        media=media,
     )
     table = manifest.table
     groups = {clip_id: group or clip_id for clip_id, group in table["group"].items()}
@@ -165,7 +174,7 @@ def _header_problems(
         if column and header.count(column) > 1
     ]
     # Columns that are not needed would be overlooked in silence.
-    known = {column.lower(): column for column in ("clip_id", *COLUMNS)}
+    known = {column.lower(): column for column in ("clip_id", *COLUMNS, *together)}
     return problems + [
         f"{name}, row 1, column {column}: write it {known[column.lower()]!r}"
         for column in header

@@ -67,28 +67,52 @@ class Comparison:
 
 
 def resampled_rho(
-    predictions: Sequence[np.ndarray], target: np.ndarray, n: int = RESAMPLES, seed: int = 0
+    predictions: Sequence[np.ndarray],
+    target: np.ndarray,
+    n: int = RESAMPLES,
+    seed: int = 0,
+    missing: bool = False,
 ) -> Rho:
     """Mean rho of one system's seeds on a split and on `n` resamples of its clips.
 
-    predictions   one (N, 6) for each seed
-    target        (N, 6)
+    predictions   one (N, K) for each seed
+    target        (N, K)
+    missing       whether NaN stands for a label that nobody gave: a column is then scored on the
+                  clips that have it
     The resamples depend on target, n and seed only, so two systems scored on the same split are
     paired clip by clip. Raises ValueError as metrics.mean_pearson does, and when the split is too
     small to resample.
     """
     if not len(predictions):
-        raise ValueError("a system has no predictions: give one (N, 6) for each seed")
-    checked = [metrics.checked(each, target) for each in predictions]
+        raise ValueError("a system has no predictions: give one (N, K) for each seed")
+    checked = [metrics.checked(each, target, missing=missing) for each in predictions]
     truth = checked[0][1]
     metrics.refuse_constant(truth)
-    constant = np.stack([metrics.constant_columns(each) for each in predictions])  # (K, 6)
+    constant = np.stack([metrics.constant_columns(each) for each in predictions])  # (seeds, K)
     counts = _shares(truth.tobytes(), truth.shape, n, seed)  # (1 + B, N)
+    if not np.isnan(truth).any():
+        rho = _weighted(counts, truth, [values for values, _ in checked], constant).mean(axis=-1)
+        return Rho(rho[:, 0], rho[:, 1:])
+    columns = []
+    for column, known in enumerate(~np.isnan(truth.T)):
+        one, shares = slice(column, column + 1), counts[:, known]
+        shares = shares / shares.sum(axis=1, keepdims=True)
+        seeds = [values[known, one] for values, _ in checked]
+        columns.append(_weighted(shares, truth[known, one], seeds, constant[:, one]))
+    rho = np.concatenate(columns, axis=-1).mean(axis=-1)  # (seeds, 1 + B)
+    return Rho(rho[:, 0], rho[:, 1:])
+
+
+def _weighted(
+    counts: np.ndarray, truth: np.ndarray, seeds: Sequence[np.ndarray], constant: np.ndarray
+) -> np.ndarray:
+    """(seeds, 1 + B, K): r of each seed's predictions (N, K) under each row of shares, `counts`
+    (1 + B, N)."""
     truth = truth - truth.mean(axis=0)  # so that sums of squares lose no digits to the mean
-    mean_t, square_t = counts @ truth, counts @ truth**2  # (1 + B, 6)
+    mean_t, square_t = counts @ truth, counts @ truth**2  # (1 + B, K)
     spread_t = np.sqrt(square_t - mean_t**2)
     found = []
-    for (values, _), flat in zip(checked, constant, strict=True):
+    for values, flat in zip(seeds, constant, strict=True):
         values = values - values.mean(axis=0)
         # scale-free, so one threshold fits all
         values /= np.where(flat, 1.0, np.abs(values).max(axis=0))
@@ -99,9 +123,8 @@ def resampled_rho(
         r = np.where(
             varies, covariance / (np.sqrt(np.where(varies, variance, 1.0)) * spread_t), 0.0
         )
-        found.append(r.mean(axis=1))
-    rho = np.stack(found)  # (K, 1 + B)
-    return Rho(rho[:, 0], rho[:, 1:])
+        found.append(r)
+    return np.stack(found)
 
 
 @lru_cache(maxsize=4)

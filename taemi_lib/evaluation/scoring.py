@@ -17,7 +17,7 @@ from taemi_lib import models
 from taemi_lib.batches import ClipDataset
 from taemi_lib.evaluation import metrics
 from taemi_lib.models.base import System
-from taemi_lib.profiles import EMOTIONS
+from taemi_lib.profiles import Task
 from taemi_lib.support import device as devices
 
 
@@ -32,11 +32,12 @@ class TrainedRun(Protocol):
 class Predictions:
     """What a system says about N clips, in the dataset's order.
 
-    prediction  (N, 6) float32, not clipped
-    target      (N, 6) float64, NaN where a clip has no labels
+    prediction  (N, K) float32 in the task's units, not clipped
+    target      (N, K) float64, NaN where a label is missing
     attention   {modality: N x ((H, T) or None)} over the clip's real steps; None where the modality
                 is absent
     times       {modality: N x ((T,) or None)} seconds of these steps
+    task        what was predicted
     absent      (N,) bool: no modality at all, predicted from the missing tokens
     """
 
@@ -46,14 +47,17 @@ class Predictions:
     absent: np.ndarray
     attention: dict[str, list[np.ndarray | None]] = field(default_factory=dict)
     times: dict[str, list[np.ndarray | None]] = field(default_factory=dict)
+    task: Task = field(default_factory=Task)
 
     @property
     def table(self) -> pd.DataFrame:
-        """Tidy: clip_id, emotion, target, prediction; one row for each clip and emotion."""
+        """Tidy: clip_id, emotion (the target's name, whatever the task), target (its label),
+        prediction; one row for each clip and target."""
+        names = self.task.targets
         return pd.DataFrame(
             {
-                "clip_id": np.repeat(np.array(self.clip_ids, dtype=object), len(EMOTIONS)),
-                "emotion": list(EMOTIONS) * len(self.clip_ids),
+                "clip_id": np.repeat(np.array(self.clip_ids, dtype=object), len(names)),
+                "emotion": list(names) * len(self.clip_ids),
                 "target": self.target.reshape(-1),
                 "prediction": self.prediction.astype(np.float64).reshape(-1),
             }
@@ -70,8 +74,10 @@ class Evaluation:
     mse: float
     interval: metrics.Interval | None  # None: not asked for
     ccc: dict[str, float]
-    constant: tuple[str, ...]  # emotions whose prediction does not vary: they count as 0
+    constant: tuple[str, ...]  # targets whose prediction does not vary: they count as 0
     predictions: Predictions
+    mae: float
+    more: dict[str, float] = field(default_factory=dict)  # what the task's field scores beside it
 
     @property
     def table(self) -> pd.DataFrame:
@@ -88,7 +94,7 @@ class Evaluation:
             "ccc": self.ccc,
             "constant": list(self.constant),
             "clips": len(self.predictions.clip_ids),
-        }
+        } | ({} if self.predictions.task.metrics == "intensity" else {"mae": self.mae} | self.more)
 
 
 @torch.no_grad()
@@ -111,7 +117,7 @@ def predict_dataset(
     if model.needs_partner:
         dataset = dataset.with_partners()
     count = len(dataset)
-    prediction = np.zeros((count, len(EMOTIONS)), dtype=np.float32)
+    prediction = np.zeros((count, len(dataset.task.targets)), dtype=np.float32)
     absent = np.zeros(count, dtype=bool)
     weights: dict[str, list] = {}
     times: dict[str, list] = {}
@@ -121,20 +127,24 @@ def predict_dataset(
         for rows in _by_length(dataset, batch_size):
             batch = dataset.batch(rows)
             output = model(batch.to(device))
-            prediction[rows] = output.prediction.float().cpu().numpy()
+            outputs = output.prediction.float().cpu().numpy()
+            prediction[rows] = dataset.task.unscaled(outputs)
             absent[rows] = ~torch.stack(list(batch.present.values())).any(dim=0).numpy()
             for name, weight in output.attention.items() if attention else ():
                 kept_weights = weights.setdefault(name, [None] * count)
                 kept_times = times.setdefault(name, [None] * count)
-                weight = weight.float().cpu().numpy()
+                shown = weight.float().cpu().numpy()
                 for place, row in enumerate(rows):
                     if batch.present[name][place]:
                         real = batch.mask[name][place].numpy()
-                        kept_weights[row] = weight[place][:, real]
+                        kept_weights[row] = shown[place][:, real]
                         kept_times[row] = batch.times[name][place].numpy()[real]
     finally:
         model.train(training)
-    return Predictions(list(dataset.clip_ids), prediction, dataset.targets, absent, weights, times)
+    return Predictions(
+        *(list(dataset.clip_ids), prediction, dataset.targets, absent, weights, times),
+        task=dataset.task,
+    )
 
 
 def _by_length(dataset: ClipDataset, batch_size: int) -> Iterator[list[int]]:
@@ -148,24 +158,49 @@ def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> Eva
 
     Raises ValueError as taemi_lib.evaluation.metrics does, and naming a clip without labels.
     """
-    prediction, target = predictions.prediction, predictions.target
-    if np.isnan(target).any():
+    prediction, target, task = predictions.prediction, predictions.target, predictions.task
+    missing = task.missing_labels == "mask"
+    if np.isnan(target).any() and not missing:
         clip = predictions.clip_ids[int(np.argwhere(np.isnan(target))[0][0])]
         raise ValueError(f"clip {clip!r} has no labels: this split can be predicted, not scored")
-    constant = metrics.constant_emotions(prediction)
+    given: tuple = (prediction, target, task.targets, missing)
+    constant = metrics.constant_emotions(prediction, task.targets)
     with warnings.catch_warnings():
         # it is in the result, as `constant`
         warnings.simplefilter("ignore", metrics.ConstantPrediction)
-        rho = metrics.pearson_per_emotion(prediction, target)
+        rho = metrics.pearson_per_emotion(*given)
     return Evaluation(
         mean_rho=float(rho.mean()),
-        per_emotion=dict(zip(EMOTIONS, rho.tolist(), strict=True)),
-        mse=metrics.mse(prediction, target),
-        interval=metrics.bootstrap(prediction, target, resamples, seed) if resamples else None,
-        ccc=dict(zip(EMOTIONS, metrics.ccc(prediction, target).tolist(), strict=True)),
+        per_emotion=dict(zip(task.targets, rho.tolist(), strict=True)),
+        mse=metrics.mse(*given),
+        interval=metrics.bootstrap(
+            prediction, target, resamples, seed, names=task.targets, missing=missing
+        )
+        if resamples
+        else None,
+        ccc=dict(zip(task.targets, metrics.ccc(*given).tolist(), strict=True)),
         constant=constant,
         predictions=predictions,
+        mae=metrics.mae(*given),
+        more=_field_scores(prediction, target, task),
     )
+
+
+def _field_scores(prediction: np.ndarray, target: np.ndarray, task: Task) -> dict[str, float]:
+    """What MOSI, MOSEI and SIMS are scored with: {"Acc-7": ...}, of several targets
+    {"Text/Acc-7": ...}; nothing for a task of intensities."""
+    if task.metrics == "intensity":
+        return {}
+    from taemi_lib.evaluation import sentiment  # brings scikit-learn along
+
+    score_one = {"sentiment": sentiment.sentiment, "sims": sentiment.sims}[task.metrics]
+    found: dict[str, float] = {}
+    for column, name in enumerate(task.targets):
+        known = ~np.isnan(target[:, column])
+        scores = score_one(prediction[known, column], target[known, column])
+        prefix = f"{name}/" if len(task.targets) > 1 else ""
+        found |= {f"{prefix}{key}": value for key, value in scores.items()}
+    return found
 
 
 def evaluate(

@@ -18,7 +18,7 @@ from taemi_lib.batches import ClipDataset
 from taemi_lib.data import Manifest
 from taemi_lib.features.sequences import ClipFeatures
 from taemi_lib.features.store import Store
-from taemi_lib.profiles import EMOTIONS, MODALITIES
+from taemi_lib.profiles import MODALITIES, Task
 
 ABSENT = 0.3  # share of the clips that lack each modality
 
@@ -86,14 +86,16 @@ class MaskedStore(Store):
 
 def masked(dataset: ClipDataset, masks: pd.DataFrame) -> ClipDataset:
     """The same clips and labels with the modalities hidden that `masks` says."""
-    table = pd.DataFrame(dataset.targets, columns=list(EMOTIONS), index=dataset.clip_ids)
+    table = pd.DataFrame(
+        dataset.targets, columns=list(dataset.task.targets), index=dataset.clip_ids
+    )
     store = MaskedStore(dataset.store, masks)
-    rows = _Rows(table)
+    rows = _Rows(table, dataset.task)
     return ClipDataset(store, rows, None, dataset.audio_average, dims=dataset.dims)
 
 
 class _Rows(Manifest):
-    """What ClipDataset reads of a manifest: its table."""
+    """What ClipDataset reads of a manifest: its table and task."""
 
-    def __init__(self, table: pd.DataFrame) -> None:
-        self.table = table
+    def __init__(self, table: pd.DataFrame, task: Task) -> None:
+        self.table, self.task = table, task

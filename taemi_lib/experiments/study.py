@@ -48,7 +48,7 @@ from taemi_lib.experiments.tables import (
     table_bytes,
     write_table,
 )
-from taemi_lib.profiles import EMOTIONS, resolve
+from taemi_lib.profiles import resolve
 from taemi_lib.runs import Run
 from taemi_lib.support import files
 from taemi_lib.workspace import Job, Workspace, side_by_side, worker_datasets
@@ -98,6 +98,15 @@ class Study:
             # 0.006, not 0.0060000000000000001
             settings["training.learning_rate"] = float(f"{rate:.6g}")
         return Job(self.workspace.changed(settings), models.find(system), seed)
+
+    @property
+    def _targets(self) -> tuple[str, ...]:
+        return self.workspace.profile.task.targets
+
+    @property
+    def _missing(self) -> bool:
+        """Whether some labels may be missing."""
+        return self.workspace.profile.task.missing_labels == "mask"
 
     @property
     def search_regime(self) -> str:
@@ -201,7 +210,7 @@ class Study:
     def predictions(
         self, regime: str, system: str, split: str = TEST
     ) -> tuple[list[np.ndarray], np.ndarray]:
-        """One (N, 6) float32 for each seed, and the targets (N, 6) of the same clips."""
+        """One (N, K) float32 for each seed, and the targets (N, K) of the same clips."""
         found = [
             self._stored(self._job(regime, system, seed, self.chosen[system]), split)
             for seed in self.seeds
@@ -209,7 +218,7 @@ class Study:
         return [prediction for prediction, _ in found], found[0][1]
 
     def _stored(self, job: Job, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """(N, 6) float32 predictions and targets. Raises RunError when they are not about the same
+        """(N, K) float32 predictions and targets. Raises RunError when they are not about the same
         clips, in order, as other runs'."""
 
         self._run(job)
@@ -221,7 +230,7 @@ class Study:
                 f"{path} is about other clips or labels than the same split of other runs: "
                 "delete it and run the study again"
             )
-        wide = (-1, len(EMOTIONS))
+        wide = (-1, len(self._targets))
         return table["prediction"].to_numpy(np.float32).reshape(wide), table["target"].to_numpy(
             np.float64
         ).reshape(wide)
@@ -231,7 +240,9 @@ class Study:
         times."""
         key = (regime, system, split)
         if key not in self._rhos:
-            self._rhos[key] = comparing.resampled_rho(*self.predictions(regime, system, split))
+            self._rhos[key] = comparing.resampled_rho(
+                *self.predictions(regime, system, split), missing=self._missing
+            )
         return self._rhos[key]
 
     @cached_property
@@ -251,6 +262,7 @@ class Study:
         """Everything about every run and split: regime, system, seed, split, rho and CCC of each
         emotion and their means, costs."""
         rows = []
+        names, some = self._targets, self._missing
         for (regime, system, seed), job in self.jobs().items():
             run = self._run(job)
             about = {name: _metrics(run)[name] for name in COSTS} | {
@@ -264,7 +276,7 @@ class Study:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", metrics.ConstantPrediction)  # counts as 0
                     found[split] = [
-                        dict(zip(EMOTIONS, score(prediction, target), strict=True))
+                        dict(zip(names, score(prediction, target, names, some), strict=True))
                         for score in (metrics.pearson_per_emotion, metrics.ccc)
                     ]
             for split, (rho, ccc) in found.items():
@@ -276,9 +288,9 @@ class Study:
                     "mean_rho": np.mean(list(rho.values())),
                 }
                 concordance = {"mean_ccc": np.mean(list(ccc.values()))} | {
-                    f"ccc/{name}": ccc[name] for name in EMOTIONS
+                    f"ccc/{name}": ccc[name] for name in names
                 }
-                rows.append(row | {name: rho[name] for name in EMOTIONS} | concordance | about)
+                rows.append(row | {name: rho[name] for name in names} | concordance | about)
         return pd.DataFrame(rows).sort_values(KEY, ignore_index=True)
 
     def families(self) -> dict[tuple[str, str], list[tuple[str, str, str]]]:
@@ -358,10 +370,10 @@ class Study:
         folder = resolve(folder)
         test = worker_datasets(self.workspace)["test"]
         masks = table_bytes(draw_masks(test).astype(int).reset_index())
-        concordance = [f"ccc/{name}" for name in EMOTIONS]
+        concordance = [f"ccc/{name}" for name in self._targets]
         runs = self.scores.drop(columns=["mean_ccc", *concordance])
         ccc = self.scores[[*KEY, "mean_ccc", *concordance]].set_axis(
-            [*KEY, "mean_ccc", *EMOTIONS], axis=1
+            [*KEY, "mean_ccc", *self._targets], axis=1
         )
         if (folder / MASKS).exists() and (folder / MASKS).read_bytes() != masks:
             raise RunError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from taemi_lib import features, profiles
 from taemi_lib.data.manifest import Clip, Manifest
 from taemi_lib.data.media import SAMPLE_RATE, Frames, Unreadable
-from taemi_lib.errors import ExtractionError, TaemiError
+from taemi_lib.errors import ExtractionError, StoreError, TaemiError
 from taemi_lib.features.changes import Changes, changes, remember, source_of, stamp, words_of_table
 from taemi_lib.features.clip import extract_clip
 from taemi_lib.features.sequences import ClipFeatures
@@ -131,20 +131,34 @@ def extract(
                 _fill(store, todo, stamps, encoders, place, limits, processes, progress)
                 done = len(todo)
             remember(stamps, store)
+    made = stored(manifest, store)
+    return replace(
+        made,
+        done=done,
+        found=len(manifest) - done,
+        seconds=time.perf_counter() - started,
+        changed=again,
+        transcripts=_transcripts(manifest, encoders, made.absent),
+    )
+
+
+def stored(manifest: Manifest, store: Store) -> Report:
+    """The report on features that are all there, imported ones for example: nothing is encoded.
+
+    Raises StoreError naming a clip that is not in the store.
+    """
+    if missing := [clip_id for clip_id in manifest.clip_ids if clip_id not in store]:
+        raise StoreError(
+            f"{store.root}: {len(missing)} of {len(manifest)} clips have no features, the first is "
+            f"{missing[0]!r}: import them again"
+        )
     absent, damaged, notes = (
         _of(store.report(kind), manifest) for kind in ("absent", "damaged", "notes")
     )
-    return Report(
-        done,
-        len(manifest) - done,
-        absent,
-        damaged,
-        notes,
-        time.perf_counter() - started,
-        again,
-        _transcripts(manifest, encoders, absent),
-        sorted(set(absent["clip_id"][absent["reason"].str.startswith(GIVEN_UP)])),
-    )
+    silent = int((absent["modality"] == "text").sum())
+    words = {"table": len(manifest) - silent, "whisper": 0, "none": silent}
+    given_up = sorted(set(absent["clip_id"][absent["reason"].str.startswith(GIVEN_UP)]))
+    return Report(0, len(manifest), absent, damaged, notes, 0.0, [], words, given_up)
 
 
 def _to_do(

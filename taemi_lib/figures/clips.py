@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from taemi_lib.data.media import SAMPLE_RATE, Audio, Frames
 from taemi_lib.figures.style import Figure, centred, listed, one_line, plural, shortened
-from taemi_lib.profiles import EMOTIONS
+from taemi_lib.profiles import EMOTIONS, Task
 
 Words = Sequence[tuple[str, float]]  # each word and when it begins, in s
 MOST_WORDS = 150  # at their times; more of them would only cover each other
@@ -142,39 +142,57 @@ def _said(words: Words) -> str:
 
 
 def intensities(
-    values: np.ndarray, target: np.ndarray | None = None, name: str = "prediction"
+    values: np.ndarray,
+    target: np.ndarray | None = None,
+    name: str = "prediction",
+    task: Task | None = None,
 ) -> Figure:
-    """(6,) intensities as bars called `name`, with the labels as diamonds where they are given."""
+    """(K,) intensities as bars called `name`, with the labels as diamonds where they are given.
+
+    task  which targets, in which range; None: the six emotions
+    """
     values = np.asarray(values)
     figure = Figure(figsize=(4.5, 2.6), layout="constrained")
-    draw_intensities(figure.subplots(), values, target, name)
-    figure.alt = f"Bars of the six intensities ({name}): {describe_intensities(values)}"
+    draw_intensities(figure.subplots(), values, target, name, task)
+    kind = "six intensities" if len(values) == 6 else "intensities"
+    figure.alt = f"Bars of the {kind} ({name}): {describe_intensities(values, task)}"
     figure.alt += "." if target is None else f"; the labels as diamonds: {_numbers(target)}."
     return figure
 
 
 def draw_intensities(
-    axis: Axes, values: np.ndarray, target: np.ndarray | None = None, name: str = "prediction"
+    axis: Axes,
+    values: np.ndarray,
+    target: np.ndarray | None = None,
+    name: str = "prediction",
+    task: Task | None = None,
 ) -> None:
     """`intensities` in a panel of another figure."""
-    rows = np.arange(len(EMOTIONS))
+    task = task or Task()
+    rows = np.arange(len(task.targets))
     axis.barh(
-        rows, np.clip(values, 0, 1), color="#56B4E9", edgecolor="black", hatch="//", label=name
+        rows,
+        np.clip(values, task.low, task.high),
+        color="#56B4E9",
+        edgecolor="black",
+        hatch="//",
+        label=name,
     )
     if target is not None:
         axis.plot(
             target, rows, linestyle="none", marker="D", color="black", markersize=6, label="label"
         )
-    axis.set_yticks(rows, EMOTIONS, fontsize=8)
+    axis.set_yticks(rows, task.targets, fontsize=8)
     axis.invert_yaxis()
-    axis.set_xlim(0, 1)
-    axis.set_xlabel("intensity (0 to 1)")
+    axis.set_xlim(task.low, task.high)
+    axis.set_xlabel(f"intensity ({task.low:g} to {task.high:g})")
     axis.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
 
 
-def describe_intensities(values: np.ndarray) -> str:
-    """Six values as part of a sentence: "Admiration 0.10, Amusement 0.85, ..."."""
-    return listed(f"{name} {value:.2f}" for name, value in zip(EMOTIONS, values, strict=True))
+def describe_intensities(values: np.ndarray, task: Task | None = None) -> str:
+    """Values as part of a sentence: "Admiration 0.10, Amusement 0.85, ..."."""
+    names = (task or Task()).targets
+    return listed(f"{name} {value:.2f}" for name, value in zip(names, values, strict=True))
 
 
 def _numbers(values: np.ndarray) -> str:
@@ -215,30 +233,44 @@ def contact_sheet(
     return figure
 
 
-def label_statistics(labels: np.ndarray | pd.DataFrame) -> Figure:
-    """How (N, 6) labels (an array, or a table with the emotions as columns) spread, and how they
-    correlate."""
-    columns = labels[list(EMOTIONS)] if isinstance(labels, pd.DataFrame) else labels
+def label_statistics(labels: np.ndarray | pd.DataFrame, task: Task | None = None) -> Figure:
+    """How (N, K) labels (an array, or a table with the targets as columns) spread, and how they
+    correlate, where there are several.
+
+    task  which targets, in which range; None: the six emotions
+    """
+    task = task or Task()
+    names = task.targets
+    columns = labels[list(names)] if isinstance(labels, pd.DataFrame) else labels
     values = np.asarray(columns, dtype=np.float64)
     values = values[~np.isnan(values).any(axis=1)]
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    spread, together = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    _label_boxes(spread, values)
-    matrix = np.asarray(np.corrcoef(values.T))
-    _correlations(together, matrix)
-    off = matrix[~np.eye(len(EMOTIONS), dtype=bool)]
+    figure = Figure(figsize=(10 if len(names) > 1 else 5, 3.6), layout="constrained")
+    kind = "six emotions" if names == EMOTIONS else "targets"
     figure.alt = (
-        f"Labels of {len(values)} clips: box plots of the six emotions, with the means "
-        f"{describe_intensities(values.mean(axis=0))}, and a matrix of the correlations between "
-        f"emotions, from {off.min():.2f} to {off.max():.2f}."
+        f"Labels of {len(values)} clips: box plots of the {kind}, with the means "
+        f"{describe_intensities(values.mean(axis=0), task)}"
+    )
+    if len(names) == 1:
+        _label_boxes(figure.subplots(), values, task)
+        figure.alt += "."
+        return figure
+    spread, together = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    _label_boxes(spread, values, task)
+    matrix = np.asarray(np.corrcoef(values.T))
+    _correlations(together, matrix, task)
+    off = matrix[~np.eye(len(names), dtype=bool)]
+    kind = "emotions" if names == EMOTIONS else "targets"
+    figure.alt += (
+        f", and a matrix of the correlations between {kind}, "
+        f"from {off.min():.2f} to {off.max():.2f}."
     )
     return figure
 
 
-def _label_boxes(axis: Axes, values: np.ndarray) -> None:
+def _label_boxes(axis: Axes, values: np.ndarray, task: Task) -> None:
     names = [
         f"{name}\n{(column == 0).mean():.0%} zero"
-        for name, column in zip(EMOTIONS, values.T, strict=True)
+        for name, column in zip(task.targets, values.T, strict=True)
     ]
     axis.boxplot(
         values,
@@ -250,18 +282,20 @@ def _label_boxes(axis: Axes, values: np.ndarray) -> None:
         flierprops={"marker": ".", "markersize": 2, "markeredgecolor": "#999999"},
     )
     axis.tick_params(axis="x", labelsize=7)
-    axis.set_ylabel("intensity (0 to 1)")
+    axis.set_ylabel(f"intensity ({task.low:g} to {task.high:g})")
     axis.set_title(
         f"{len(values)} clips: box half of them, whiskers 90 %, diamond mean", fontsize=9
     )
 
 
-def _correlations(axis: Axes, matrix: np.ndarray) -> None:
+def _correlations(axis: Axes, matrix: np.ndarray, task: Task) -> None:
     picture = axis.imshow(matrix, cmap="PuOr", vmin=-1, vmax=1)
     for (row, column), value in np.ndenumerate(matrix):
         colour = "white" if abs(value) > 0.7 else "black"
         axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
-    axis.set_xticks(range(6), EMOTIONS, rotation=40, ha="right", fontsize=7)
-    axis.set_yticks(range(6), EMOTIONS, fontsize=7)
-    axis.set_title("correlation between emotions (r)", fontsize=9)
+    rows, names = range(len(matrix)), task.targets
+    axis.set_xticks(rows, names, rotation=40, ha="right", fontsize=7)
+    axis.set_yticks(rows, names, fontsize=7)
+    kind = "emotions" if names == EMOTIONS else "targets"
+    axis.set_title(f"correlation between {kind} (r)", fontsize=9)
     axis.figure.colorbar(picture, ax=axis, shrink=0.8)

@@ -38,7 +38,7 @@ class Moment:
 
 
 def intensities(prediction: Prediction) -> Figure:
-    """Six bars, with a whisker for the interval of each where there is one."""
+    """A bar for each target, with a whisker for the interval of each where there is one."""
     names, values = list(prediction.values), np.array([*prediction.values.values()])
     figure = Figure(figsize=(6, 2.5), layout="constrained")
     axis = figure.subplots()
@@ -52,12 +52,15 @@ def intensities(prediction: Prediction) -> Figure:
         reach = np.stack([values - low, high - values]).clip(min=0)
         axis.errorbar(values, rows, xerr=reach, fmt="none", ecolor="black", capsize=4, lw=1.5)
         spans = [f" ({a:.2f} to {b:.2f})" for a, b in zip(low, high)]
-    axis.set(xlim=(0, 1), xlabel="intensity (0 to 1)", yticks=rows, yticklabels=names)
+    lowest, highest = prediction.scale
+    unit = f"intensity ({lowest:g} to {highest:g})"
+    axis.set(xlim=prediction.scale, xlabel=unit, yticks=rows, yticklabels=names)
     axis.grid(axis="x", alpha=0.3)
     axis.invert_yaxis()
     kind = f" with {prediction.level:.0%} intervals" if any(spans) else ""
     said = listed(f"{name} {value:.2f}{span}" for name, value, span in zip(names, values, spans))
-    figure.alt = f"Bars of the six intensities of {_name(prediction)}{kind}: {said}."
+    what = "six intensities" if len(names) == 6 else "intensities"
+    figure.alt = f"Bars of the {what} of {_name(prediction)}{kind}: {said}."
     return figure
 
 

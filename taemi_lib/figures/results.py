@@ -18,7 +18,7 @@ from matplotlib.transforms import Bbox
 from taemi_lib.evaluation import metrics
 from taemi_lib.evaluation.comparing import BETTER, NO_DIFFERENCE, WORSE
 from taemi_lib.figures.style import COLOURS, LINES, MARKERS, Figure, listed, one_line, plural
-from taemi_lib.profiles import EMOTIONS
+from taemi_lib.profiles import EMOTIONS, Task
 
 # --------------------------------------------------------------------------- scores of one system
 
@@ -59,34 +59,47 @@ def bars_with_intervals(
     return figure
 
 
-def scatter_per_emotion(prediction: np.ndarray, target: np.ndarray) -> Figure:
-    """(N, 6) predictions against targets, one panel an emotion with its rho over the whole
-    split."""
+def scatter_per_emotion(
+    prediction: np.ndarray, target: np.ndarray, task: Task | None = None
+) -> Figure:
+    """(N, K) predictions against targets, one panel a target with its rho over the whole split.
+
+    task  which targets, in which range; None: the six emotions
+    """
+    task = task or Task()
+    names, some = task.targets, task.missing_labels == "mask"
     prediction = np.asarray(prediction, dtype=np.float64)
     target = np.asarray(target, dtype=np.float64)
-    rho = metrics.pearson_per_emotion(prediction, target)
-    figure = Figure(figsize=(9, 5.6), layout="constrained")
-    panels = figure.subplots(2, 3, sharex=True, sharey=True)
-    low, high = min(0.0, prediction.min()), max(1.0, prediction.max())
-    for index, (axis, name) in enumerate(zip(panels.flat, EMOTIONS, strict=True)):
-        axis.plot([0, 1], [0, 1], linestyle="--", color="#888888", linewidth=1)
+    rho = metrics.pearson_per_emotion(prediction, target, names, some)
+    columns = min(3, len(names))
+    count = -(-len(names) // columns)
+    figure = Figure(figsize=(3 * columns, 2.8 * count), layout="constrained")
+    panels = figure.subplots(count, columns, sharex=True, sharey=True, squeeze=False)
+    ends = [task.low, task.high]
+    low, high = min(task.low, prediction.min()), max(task.high, prediction.max())
+    margin = 0.03 * (task.high - task.low)
+    for axis in list(panels.flat)[len(names) :]:
+        axis.set_visible(False)
+    for index, (axis, name) in enumerate(zip(panels.flat, names, strict=False)):
+        axis.plot(ends, ends, linestyle="--", color="#888888", linewidth=1)
         axis.plot(
             target[:, index],
             prediction[:, index],
             linestyle="none",
-            marker=MARKERS[index],
+            marker=MARKERS[index % len(MARKERS)],
             markersize=3,
             alpha=0.5,
-            color=COLOURS[index],
+            color=COLOURS[index % len(COLOURS)],
             markeredgewidth=0,
         )
         axis.set_title(f"{name}: rho {rho[index]:.2f}", fontsize=9)
-        axis.set_ylim(low - 0.03, high + 0.03)
-    figure.supxlabel("label (0 to 1)", fontsize=9)
+        axis.set_ylim(low - margin, high + margin)
+    figure.supxlabel(f"label ({task.low:g} to {task.high:g})", fontsize=9)
     figure.supylabel("prediction", fontsize=9)
-    correlations = listed(f"{name} {value:.2f}" for name, value in zip(EMOTIONS, rho, strict=True))
+    kind = "emotion" if names == EMOTIONS else "target"
+    correlations = listed(f"{name} {value:.2f}" for name, value in zip(names, rho, strict=True))
     figure.alt = (
-        f"Predictions against labels of {len(target)} clips, one panel for each emotion, "
+        f"Predictions against labels of {len(target)} clips, one panel for each {kind}, "
         f"with its rho: {correlations}."
     )
     return figure

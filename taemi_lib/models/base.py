@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants, hf_hub_download
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass as checked
 from safetensors import safe_open
 from safetensors.torch import load_model
@@ -26,6 +26,7 @@ from taemi_lib.batches import Batch
 from taemi_lib.errors import CheckpointError, ChoiceError
 from taemi_lib.models.attention import SelfAttention, TimeFeatures
 from taemi_lib.models.missing import MissingToken
+from taemi_lib.models.standard import Standard
 from taemi_lib.profiles import EMOTIONS, Model, Training
 from taemi_lib.support import files
 from taemi_lib.support.differences import differences
@@ -37,9 +38,9 @@ _CARD = """---
 
 {{ summary }}
 
-Six emotional mimicry intensities of one clip, in this order: {{ emotions }}.
+What it says of one clip, in this order: {{ targets }}.
 A checkpoint of the TAEMI course; {{ parameters }} parameters.
-The output is linear: clip it to [0, 1] for use.
+The outputs are linear, 0 standing for {{ lowest }} and 1 for {{ highest }}: clip them for use.
 {% if training %}
 Trained with `taemi_lib.train`: {{ training }}.
 {% endif %}
@@ -59,12 +60,13 @@ numbers without meaning.
 
 @checked(frozen=True, kw_only=True)
 class Sizes(Model):
-    """All sizes that systems choose from: those of the profile, and how many numbers the encoders'
-    features have."""
+    """All sizes that systems choose from: those of the profile, how many numbers the encoders'
+    features have, and how many targets there are."""
 
-    audio_dim: int
-    vision_dim: int
-    text_dim: int
+    audio_dim: int = Field(ge=1)
+    vision_dim: int = Field(ge=1)
+    text_dim: int = Field(ge=1)
+    outputs: int = Field(ge=1)
 
 
 def _checked_sizes(**sizes) -> Sizes:
@@ -85,14 +87,15 @@ def _checked_sizes(**sizes) -> Sizes:
 class Output:
     """What a system says about B clips.
 
-    prediction (B, 6)    intensities in the order of EMOTIONS, not clipped
+    prediction (B, K)    one number a target, 0 at the lowest and 1 at the highest label that the
+                         task allows; not clipped
     attention            {modality: (B, H, T)} weights of a system that attends with a query;
                          padding has weight 0
     kept                 {modality: (B,) bool} what the system was shown: present and not left out
                          by modality dropout
     losses               {name: scalar} what a system wants minimised beside its main loss (already
                          weighted)
-    parts                {name: (B, 6)} predictions of the parts of a system that combines
+    parts                {name: (B, K)} predictions of the parts of a system that combines
                          predictions (late fusion)
     """
 
@@ -121,8 +124,9 @@ class System(  # type: ignore[call-arg]  # the mixin takes these arguments
     """Base of all systems; a Hugging Face hub model: `save_pretrained`, `from_pretrained`,
     `push_to_hub`, safetensors.
 
-    Arguments: widths of the encoders' features, then the sizes of profiles.Model with the paper's
-    defaults. A system takes what it needs of them.
+    Arguments: widths of the encoders' features (those of a modality that the data does not have
+    are left out: nothing reads it then), the sizes of profiles.Model with the paper's defaults, and
+    the number of targets, `outputs`. A system takes what it needs of them.
 
     What training asks of a system, all of it optional: `loss` (or `Output.losses` beside the usual
     one), `stages` with `begin`, `preset` and `calibrate`.
@@ -151,9 +155,9 @@ class System(  # type: ignore[call-arg]  # the mixin takes these arguments
 
     def __init__(
         self,
-        audio_dim: int,
-        vision_dim: int,
-        text_dim: int,
+        audio_dim: int = 1,
+        vision_dim: int = 1,
+        text_dim: int = 1,
         width: int = 512,
         heads: int = 8,
         mlp_width: int = 512,
@@ -161,6 +165,8 @@ class System(  # type: ignore[call-arg]  # the mixin takes these arguments
         input_dropout: float = 0.0,
         modality_dropout: float = 0.1,
         time_features: bool = True,
+        standardise: bool = False,
+        outputs: int = len(EMOTIONS),
     ) -> None:
         super().__init__()
         self.sizes = _checked_sizes(
@@ -174,7 +180,11 @@ class System(  # type: ignore[call-arg]  # the mixin takes these arguments
             input_dropout=input_dropout,
             modality_dropout=modality_dropout,
             time_features=time_features,
+            standardise=standardise,
+            outputs=outputs,
         )
+        widths = {"audio": audio_dim, "vision": vision_dim, "text": text_dim}
+        self.standard = Standard(widths) if standardise else None
         self.build(self.sizes)
         self.stage = self.stages[-1]
 
@@ -182,15 +192,20 @@ class System(  # type: ignore[call-arg]  # the mixin takes these arguments
         """Make the parts. Called once, by the constructor."""
         raise NotImplementedError
 
+    def __call__(self, batch: Batch) -> Output:
+        """`forward`, on standardised features where the profile asks for that."""
+        if self.standard is not None:
+            self.check(batch)
+            batch = self.standard(batch)
+        return super().__call__(batch)
+
     def forward(self, batch: Batch) -> Output:
         raise NotImplementedError
 
     def loss(self, output: Output, batch: Batch) -> Tensor:
         """Mean squared error over outputs and clips (paper, section 3.5) plus the system's own
         `output.losses`."""
-        assert batch.labels is not None
-        error = functional.mse_loss(output.prediction.float(), batch.labels.float())
-        return error + sum(output.losses.values())
+        return squared_error(output.prediction, batch) + sum(output.losses.values())
 
     def begin(self, stage: str) -> None:
         """A stage of training starts or continues: `forward` and `loss` may read `self.stage`;
@@ -241,13 +256,23 @@ class System(  # type: ignore[call-arg]  # the mixin takes these arguments
             **kwargs,
         )
 
-    def generate_model_card(self, training: str = "", **kwargs) -> ModelCard:
+    def generate_model_card(
+        self,
+        training: str = "",
+        targets: str = "",
+        lowest: float = 0.0,
+        highest: float = 1.0,
+        **kwargs,
+    ) -> ModelCard:
+        """The README of a checkpoint; training tells it about the task."""
         return ModelCard.from_template(
             self._hub_mixin_info.model_card_data,
             template_str=self._hub_mixin_info.model_card_template,
             system=self.name,
             summary=next(iter((type(self).__doc__ or "").strip().splitlines()), self.name),
-            emotions=", ".join(EMOTIONS),
+            targets=targets or f"{self.sizes.outputs} targets",
+            lowest=lowest,
+            highest=highest,
             parameters=f"{sum(p.numel() for p in self.parameters()):,}",
             sizes=self._hub_mixin_config,
             training=training,
@@ -324,6 +349,21 @@ def _check_checkpoint(model: System, file: Path) -> None:
             raise CheckpointError(f"{file} is of other sizes: " + "; ".join(different[:5]))
 
 
+def squared_error(prediction: Tensor, batch: Batch) -> Tensor:
+    """Mean squared error of (B, K) predictions over the labels that are known; a scalar, 0 where a
+    batch has none."""
+    assert batch.labels is not None
+    if prediction.shape != batch.labels.shape:  # torch would spread one column over many
+        raise ValueError(
+            f"predictions are {tuple(prediction.shape)} and labels {tuple(batch.labels.shape)}: "
+            "create the system with outputs= the number of targets"
+        )
+    if batch.known is None:
+        return functional.mse_loss(prediction.float(), batch.labels.float())
+    error = (prediction.float() - batch.labels.float()).square() * batch.known
+    return error.sum() / batch.known.sum().clamp(min=1)
+
+
 class Stream(nn.Module):
     """One sequence modality in model space (audio: A', vision: V'), with its token where it is not
     kept.
@@ -384,12 +424,12 @@ def check_text(batch: Batch) -> None:
 
 
 def head(inputs: int, sizes: Sizes) -> nn.Sequential:
-    """y = W2 Dropout(GELU(W1 f)): (B, inputs) -> (B, 6), linear output (docs/paper.md row 13)."""
+    """y = W2 Dropout(GELU(W1 f)): (B, inputs) -> (B, outputs), linear (docs/paper.md row 13)."""
     return nn.Sequential(
         nn.Linear(inputs, sizes.mlp_width),
         nn.GELU(),
         nn.Dropout(sizes.dropout),
-        nn.Linear(sizes.mlp_width, len(EMOTIONS)),
+        nn.Linear(sizes.mlp_width, sizes.outputs),
     )
 
 

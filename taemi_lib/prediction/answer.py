@@ -18,6 +18,11 @@ CAUTION = (
     "mimicking; they do not say what a person feels. Do not use them to decide about people: not "
     "in hiring, health, security, policing, insurance or credit, nor for marks at school."
 )
+CAUTION_OTHER = (
+    "These numbers estimate what raters would say of a clip; they do not say what a person feels. "
+    "Do not use them to decide about people: not in hiring, health, security, policing, insurance "
+    "or credit, nor for marks at school."
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class Prediction:
     """What a system says about one clip.
 
     clip        the file's name, or the clip's id
-    values      emotion -> intensity in [0, 1], in the order of EMOTIONS
+    values      target -> value between the ends of `scale`, in the order of the task's targets
     transcript  what was heard, None where there was nothing to hear
     absent      modality -> why it is absent: its missing token stood in
     damaged     modality -> what is incomplete about it
@@ -85,7 +90,7 @@ class Prediction:
     notes       modality -> what was chosen where the file left a choice (several sound tracks)
     language    of the transcript, as Whisper abbreviates it; None where nothing was heard
     words       of the transcript with their times (s); empty where the model gives none
-    low, high   emotion -> bounds in [0, 1] that hold the true intensity for a share `level` of
+    low, high   target -> bounds that hold the true intensity for a share `level` of
                 clips like the training's; both None where there is no interval
     level       0.9
     interval    one sentence: what the bounds were made from and what they were measured to hold, or
@@ -96,6 +101,7 @@ class Prediction:
     outside     how far the clip is from the training clips; None where nobody measured them (no
                 calibration beside the run)
     caution     what these numbers must not be used for
+    scale       lowest and highest value of the task
     """
 
     clip: str
@@ -115,6 +121,7 @@ class Prediction:
     without: dict[str, dict[str, float]] = field(default_factory=dict)
     outside: Outside | None = None
     caution: str = CAUTION
+    scale: tuple[float, float] = (0.0, 1.0)
 
     def as_dict(self) -> dict:
         """Plain JSON values: dicts, lists, str, float, int, bool, None; None for a number that is
@@ -144,7 +151,9 @@ class Prediction:
         bounds = ""
         if self.low is not None and self.high is not None:
             bounds = f" [{self.low[emotion]:.2f}, {self.high[emotion]:.2f}]"
-        return f"  {emotion:14} {value:.3f}{bounds} {'#' * round(30 * value)}".rstrip()
+        lowest, highest = self.scale
+        bar = "#" * round(30 * (value - lowest) / (highest - lowest))
+        return f"  {emotion:14} {value:.3f}{bounds} {bar}".rstrip()
 
 
 def _plain(value: object) -> object:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -83,8 +84,9 @@ class Calibration:
     measured: Coverage | None = None
 
     def bounds(self, values: np.ndarray, spreads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(low, high), each (..., 6) in [0, 1], of values and spreads (..., 6)."""
-        scale = np.array([self.scale[name] for name in EMOTIONS], dtype=np.float64)
+        """(low, high), each (..., K) in [0, 1] of the task's range, of values and spreads (..., K)
+        in that unit."""
+        scale = np.array(list(self.scale.values()), dtype=np.float64)
         scale = np.where(np.isnan(scale), np.inf, scale)
         reach = scale * (spreads + FLOOR)
         return (values - reach).clip(0, 1), (values + reach).clip(0, 1)
@@ -133,16 +135,22 @@ def rank(clips: int, level: float = LEVEL) -> int | None:
 
 
 def scale(
-    targets: np.ndarray, values: np.ndarray, spreads: np.ndarray, level: float = LEVEL
+    targets: np.ndarray,
+    values: np.ndarray,
+    spreads: np.ndarray,
+    level: float = LEVEL,
+    names: Sequence[str] = EMOTIONS,
 ) -> dict[str, float | None]:
-    """{emotion: quantile of the scores} of labelled clips, all (N, 6); None where N is too
-    small."""
-    k = rank(len(targets), level)
-    scores = np.sort(np.abs(targets - values) / (spreads + FLOOR), axis=0)
-    return {
-        name: None if k is None else float(scores[k - 1, column])
-        for column, name in enumerate(EMOTIONS)
-    }
+    """{target: quantile of the scores} of labelled clips, all (N, K) between 0 and 1; None where
+    too few have a label."""
+    found: dict[str, float | None] = {}
+    for column, name in enumerate(names):
+        known = ~np.isnan(targets[:, column])
+        error = np.abs(targets[known, column] - values[known, column])
+        scores = np.sort(error / (spreads[known, column] + FLOOR))
+        k = rank(len(scores), level)
+        found[name] = None if k is None else float(scores[k - 1])
+    return found
 
 
 def calibrate(
@@ -163,7 +171,13 @@ def calibrate(
     made = Calibration(
         runs=ensemble.identity,
         spread="seeds" if len(ensemble.models) > 1 else "dropout",
-        scale=scale(selection.targets, values, spreads, level),
+        scale=scale(
+            selection.task.scaled(selection.targets),
+            values,
+            spreads,
+            level,
+            selection.task.targets,
+        ),
         level=level,
         clips=len(selection),
         lacking={name: sum(name in absent for absent in there) for name in MODALITIES},
@@ -175,13 +189,16 @@ def calibrate(
 def coverage(calibration: Calibration, ensemble: Ensemble, dataset: ClipDataset) -> Coverage:
     """What the intervals hold on a labelled split. Raises ValueError naming a clip without
     labels."""
-    if (unlabelled := np.isnan(dataset.targets).any(axis=1)).any():
+    known, task = ~np.isnan(dataset.targets), dataset.task
+    unlabelled = ~(known.any(axis=1) if task.missing_labels == "mask" else known.all(axis=1))
+    if unlabelled.any():
         first = dataset.clip_ids[int(np.argmax(unlabelled))]
         raise ValueError(f"clip {first!r} has no labels: coverage cannot be measured on it")
     low, high = calibration.bounds(*_answers(ensemble, dataset))
-    held = (dataset.targets >= low) & (dataset.targets <= high)
-    shares = dict(zip(EMOTIONS, held.mean(axis=0).tolist(), strict=True))
-    return Coverage(float(held.mean()), shares, len(dataset))
+    targets = task.scaled(dataset.targets)
+    held = np.where(known, (targets >= low) & (targets <= high), np.nan)
+    shares = dict(zip(task.targets, np.nanmean(held, axis=0).tolist(), strict=True))
+    return Coverage(float(np.nanmean(held)), shares, len(dataset))
 
 
 def _refuse_other_datasets(ensemble: Ensemble, train: ClipDataset, selection: ClipDataset) -> None:
@@ -246,14 +263,15 @@ def kept(ensemble: Ensemble) -> Calibration:
         about = files.read_json(path, LARGEST)
         if about["version"] != VERSION or about["runs"] != ensemble.identity:
             raise CheckpointError(f"{path} is of other weights, settings or an earlier version")
-        return _read(about, path.with_suffix(".safetensors"), ensemble.dims)
+        arrays = path.with_suffix(".safetensors")
+        return _read(about, arrays, ensemble.dims, ensemble.task.targets)
     except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
         if isinstance(error, TaemiError):
             raise
         raise CheckpointError(f"{path} is damaged ({error}): delete it") from error
 
 
-def _read(about: dict, arrays: Path, dims: dict[str, int]) -> Calibration:
+def _read(about: dict, arrays: Path, dims: dict[str, int], names: Sequence[str]) -> Calibration:
     # What an honest file holds at most; more is not taken into memory.
     if arrays.stat().st_size > 4 * sum(dim * (dim + 1) for dim in dims.values()) + LARGEST:
         raise ValueError(f"{arrays.name} is larger than its features allow")
@@ -268,11 +286,11 @@ def _read(about: dict, arrays: Path, dims: dict[str, int]) -> Calibration:
         raise ValueError(f"{', '.join(wrong)} of another width")
     scale = {
         name: None if about["scale"][name] is None else float(about["scale"][name])
-        for name in EMOTIONS
+        for name in names
     }
     measured = None
     if (found := about["measured"]) is not None:
-        shares = {name: float(found["per_emotion"][name]) for name in EMOTIONS}
+        shares = {name: float(found["per_emotion"][name]) for name in names}
         measured = Coverage(float(found["overall"]), shares, int(found["clips"]))
     return Calibration(
         about["runs"],

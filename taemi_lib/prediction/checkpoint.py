@@ -19,7 +19,7 @@ from taemi_lib.batches import Batch, average, collate
 from taemi_lib.errors import CheckpointError
 from taemi_lib.features.sequences import ClipFeatures, as_stored
 from taemi_lib.models.base import Output, System
-from taemi_lib.profiles import MODALITIES
+from taemi_lib.profiles import MODALITIES, Task
 from taemi_lib.runs import Run
 from taemi_lib.support import files
 from taemi_lib.support.differences import differences
@@ -85,6 +85,12 @@ def _config(run: Path) -> dict:
         raise CheckpointError(
             f"{path} cannot be read ({error}): copy the run's folder anew, or train it again"
         ) from error
+    if config and config.get("encoders") is None and config.get("data"):
+        raise CheckpointError(
+            f"{path} names no encoders: the run was trained on imported features (or by "
+            "taemi_lib.train without encoders=...), so nobody knows how to make those of a new "
+            "clip. `taemi evaluate` scores it on features that were imported with them"
+        )
     wanted = ("encoders", "sizes", "training", "data")
     if missing := [name for name in wanted if not config.get(name)]:
         raise CheckpointError(
@@ -127,6 +133,12 @@ class Ensemble:
         ]
         self.config = first.config
         self.audio_average = int(self.config["training"]["audio_average"])
+        try:
+            self.task = Task(**_tuples(self.config.get("task") or {}))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{first.run}/config.json: its task is none of this version ({error})"
+            ) from error
         self.dims = {name: int(self.config["sizes"][f"{name}_dim"]) for name in MODALITIES}
         for checkpoint, model in zip(self.checkpoints, self.models, strict=True):
             built = {name: getattr(model.sizes, f"{name}_dim") for name in MODALITIES}
@@ -175,8 +187,13 @@ class Ensemble:
             return numbers(model(repeated(batch, draws).to(self.device)))
 
 
+def _tuples(fields: Mapping) -> dict:
+    """JSON knows lists only."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in dict(fields).items()}
+
+
 def value(answers: np.ndarray) -> np.ndarray:
-    """(..., 6) intensities in [0, 1] from the answers of all runs (runs, ..., 6)."""
+    """(..., K) in [0, 1] of the task's range, from the answers of all runs (runs, ..., K)."""
     return answers.mean(axis=0).clip(0, 1)
 
 
@@ -206,6 +223,7 @@ def _reading(checkpoint: Checkpoint) -> dict:
         "features": config["data"]["train"]["encoders"],
         "sizes": sizes,
         "audio_average": config["training"]["audio_average"],
+        "task": config.get("task"),
     }
 
 

@@ -122,6 +122,7 @@ class _Named(Manifest):
     def __init__(self, clips: list[Clip]):
         self._clips = {clip.clip_id: clip for clip in clips}
         self.root, self.source, self.labels, self.skipped = Path("/"), "the clips", "", []
+        self.task = profiles.Task()  # labels are not asked for
         self.table = pd.DataFrame(index=pd.Index(list(self._clips), name="clip_id"))
 
     def __getitem__(self, clip_id: str) -> Clip:

@@ -22,7 +22,14 @@ from taemi_lib.features import Encoders, identity, load_encoders
 from taemi_lib.features.clip import extract_clip
 from taemi_lib.features.sequences import ClipFeatures
 from taemi_lib.models.base import Output
-from taemi_lib.prediction.answer import LEVEL, Attention, Outside, Prediction
+from taemi_lib.prediction.answer import (
+    CAUTION,
+    CAUTION_OTHER,
+    LEVEL,
+    Attention,
+    Outside,
+    Prediction,
+)
 from taemi_lib.prediction.calibration import Calibration, calibrated, rank, spread
 from taemi_lib.prediction.checkpoint import Checkpoint, Ensemble, Source, numbers, value
 from taemi_lib.profiles import EMOTIONS, MODALITIES
@@ -104,7 +111,7 @@ class Predictor:
         low, high, interval = self._interval(clip, batch, answers, outside)
         return Prediction(
             clip.clip_id,
-            _named(value(answers)),
+            self._named(value(answers)),
             clip.transcript,
             dict(clip.absent),
             dict(clip.damaged),
@@ -119,6 +126,8 @@ class Predictor:
             attention=_attention(outputs, batch),
             without={name: self._without(batch, name) for name in there},
             outside=outside,
+            scale=(self.ensemble.task.low, self.ensemble.task.high),
+            caution=CAUTION if self.ensemble.task.targets == EMOTIONS else CAUTION_OTHER,
         )
 
     def _interval(
@@ -135,12 +144,17 @@ class Predictor:
             said += "; this clip is unlike those, so they promise nothing about it"
         elif rare := [name for name in clip.absent if rank(self.calibration.lacking[name]) is None]:
             said += f"; hardly any of those lacks {' and '.join(rare)}, as this one does"
-        return _named(low), _named(high), said
+        return self._named(low), self._named(high), said
+
+    def _named(self, values: np.ndarray) -> dict[str, float]:
+        """{target: value in the task's units} of values between 0 and 1."""
+        task = self.ensemble.task
+        return dict(zip(task.targets, task.unscaled(values).tolist(), strict=True))
 
     def _without(self, batch: Batch, modality: str) -> dict[str, float]:
         """The values, had the clip come without a modality: its missing token stands in."""
         present = batch.present | {modality: batch.present[modality] & False}
-        return _named(value(self.ensemble.answers(replace(batch, present=present))[:, 0]))
+        return self._named(value(self.ensemble.answers(replace(batch, present=present))[:, 0]))
 
 
 def predict(path: str | Path, checkpoint: Source, device: str = "auto") -> Prediction:
@@ -170,10 +184,6 @@ def _refuse_other_encoders(checkpoint: Checkpoint, found: dict[str, str]) -> Non
         raise CheckpointError(
             f"{checkpoint.run} was trained on features of other encoders: {'; '.join(different)}"
         )
-
-
-def _named(numbers: np.ndarray) -> dict[str, float]:
-    return dict(zip(EMOTIONS, numbers.tolist(), strict=True))
 
 
 def _attention(outputs: Sequence[Output], batch: Batch) -> dict[str, Attention] | None:

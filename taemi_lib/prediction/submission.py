@@ -8,7 +8,6 @@ import pandas as pd
 
 from taemi_lib.batches import ClipDataset
 from taemi_lib.evaluation.scoring import predict_dataset
-from taemi_lib.profiles import EMOTIONS
 from taemi_lib.runs import Run, refuse_other_features
 from taemi_lib.support import files
 
@@ -17,13 +16,14 @@ def write_submission(
     run: Run, dataset: ClipDataset, path: str | Path, device: str = "auto"
 ) -> None:
     """Predictions of a run for stored features, as the challenge wants them: a CSV of Filename and
-    the six intensities in [0, 1], one row a clip.
+    the six intensities in [0, 1] (the targets of another task in its range), one row a clip.
 
     Raises RunError for features of other encoders.
     """
     refuse_other_features(run, dataset)
+    task = dataset.task
     found = predict_dataset(run.model(), dataset, device)
-    table = pd.DataFrame(found.prediction.clip(0, 1), columns=list(EMOTIONS))
+    table = pd.DataFrame(found.prediction.clip(task.low, task.high), columns=list(task.targets))
     table.insert(0, "Filename", found.clip_ids)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

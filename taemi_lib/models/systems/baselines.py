@@ -10,7 +10,6 @@ from taemi_lib.batches import Batch
 from taemi_lib.models.attention import masked_mean
 from taemi_lib.models.base import Output, Sizes, System
 from taemi_lib.models.temporal import Features
-from taemi_lib.profiles import EMOTIONS
 
 
 class MeanBaseline(System):
@@ -28,7 +27,7 @@ class MeanBaseline(System):
     def build(self, sizes: Sizes) -> None:
         self.features = nn.ModuleDict({name: Features(name, sizes) for name in self.modalities})
         self.linear = nn.Linear(
-            sum(getattr(sizes, f"{name}_dim") for name in self.modalities), len(EMOTIONS)
+            sum(getattr(sizes, f"{name}_dim") for name in self.modalities), sizes.outputs
         )
 
     def forward(self, batch: Batch) -> Output:

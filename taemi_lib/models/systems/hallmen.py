@@ -10,7 +10,6 @@ from taemi_lib.batches import Batch
 from taemi_lib.models.attention import masked_mean
 from taemi_lib.models.base import Output, Sizes, System, TextVector
 from taemi_lib.models.temporal import LSTM, Features, last_step
-from taemi_lib.profiles import EMOTIONS
 
 
 class Hallmen2024(System):
@@ -37,7 +36,7 @@ class Hallmen2024(System):
             nn.Linear(2 * width, width),
             nn.Tanh(),
             nn.Dropout(sizes.dropout),
-            nn.Linear(width, len(EMOTIONS)),
+            nn.Linear(width, sizes.outputs),
         )
 
     def forward(self, batch: Batch) -> Output:
@@ -71,7 +70,7 @@ class Hallmen2025(System):
             nn.Linear(sizes.text_dim + sum(widths.values()), sizes.audio_dim),
             nn.Tanh(),
             nn.Dropout(sizes.dropout),
-            nn.Linear(sizes.audio_dim, len(EMOTIONS)),
+            nn.Linear(sizes.audio_dim, sizes.outputs),
         )
 
     def forward(self, batch: Batch) -> Output:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from taemi_lib.batches import Batch
 from taemi_lib.models.base import Output, Sizes, System
 from taemi_lib.models.temporal import features, text_vector
-from taemi_lib.profiles import EMOTIONS, MODALITIES, Training
+from taemi_lib.profiles import MODALITIES, Training
 
 
 def statistics(values: Tensor, mask: Tensor) -> Tensor:
@@ -33,14 +33,20 @@ def statistics(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def correlations(prediction: Tensor, target: Tensor, rows: Tensor) -> Tensor:
-    """Pearson's r per column over these rows: (..., N, C), (N, C), (N,) bool -> (..., C). A
-    constant column gives 0."""
-    weight = rows.to(prediction.dtype).unsqueeze(-1)  # (N, 1)
-    count = weight.sum().clamp(min=1)
+    """Pearson's r per column over these rows: (..., N, C), (N, C), (N,) bool -> (..., C), or
+    (N, C) bool where columns have rows of their own. A constant column gives 0."""
+    weight = rows.to(prediction.dtype)
+    weight = weight.unsqueeze(-1) if weight.ndim == 1 else weight  # (N, 1) or (N, C)
+    count = weight.sum(dim=0).clamp(min=1)
     prediction = (prediction - (prediction * weight).sum(dim=-2, keepdim=True) / count) * weight
     target = (target - (target * weight).sum(dim=-2, keepdim=True) / count) * weight
     spread = (prediction.square().sum(dim=-2) * target.square().sum(dim=-2)).clamp(min=1e-12).sqrt()
     return (prediction * target).sum(dim=-2) / spread
+
+
+def _rows(rows: Tensor, known: Tensor | None) -> Tensor:
+    """(N,) clips that count, or (N, C) where labels are missing."""
+    return rows if known is None or known.all() else rows.unsqueeze(-1) & known
 
 
 class Savchenko2025(System):
@@ -72,7 +78,7 @@ class Savchenko2025(System):
     label_spread: Tensor  # (6,)
 
     def build(self, sizes: Sizes) -> None:
-        emotions = len(EMOTIONS)
+        outputs = sizes.outputs
         counts = {name: 1 if name == "text" else 4 for name in MODALITIES}
         self.networks = nn.ModuleDict(
             {
@@ -81,18 +87,18 @@ class Savchenko2025(System):
                     nn.Linear(count * getattr(sizes, f"{name}_dim"), 64),
                     nn.GELU(),
                     nn.Dropout(sizes.dropout),
-                    nn.Linear(64, emotions),
+                    nn.Linear(64, outputs),
                     nn.Sigmoid(),
                 )
                 for name, count in counts.items()
             }
         )
-        even = torch.full((len(MODALITIES), emotions), 1 / len(MODALITIES))
+        even = torch.full((len(MODALITIES), outputs), 1 / len(MODALITIES))
         self.register_buffer("weights", even)
-        self.register_buffer("level", torch.zeros(len(MODALITIES), emotions))
-        self.register_buffer("spread", torch.ones(len(MODALITIES), emotions))
-        self.register_buffer("label_level", torch.zeros(emotions))
-        self.register_buffer("label_spread", torch.ones(emotions))
+        self.register_buffer("level", torch.zeros(len(MODALITIES), outputs))
+        self.register_buffer("spread", torch.ones(len(MODALITIES), outputs))
+        self.register_buffer("label_level", torch.zeros(outputs))
+        self.register_buffer("label_spread", torch.ones(outputs))
 
     @classmethod
     def preset(cls, training: Training) -> Training:
@@ -133,9 +139,9 @@ class Savchenko2025(System):
         """Mean over the modalities of 1 - mean rho of its own predictions, over the clips of the
         batch that have it."""
         assert batch.labels is not None
-        labels = batch.labels.float()
+        labels, known = batch.labels.float(), batch.known
         losses = [
-            1 - correlations(prediction.float(), labels, batch.present[name]).mean()
+            1 - correlations(prediction.float(), labels, _rows(batch.present[name], known)).mean()
             for name, prediction in output.parts.items()
         ]
         return torch.stack(losses).mean() + sum(output.losses.values())
@@ -148,12 +154,20 @@ class Savchenko2025(System):
             assert batch.labels is not None
             said_by_each = torch.stack(list(self(batch).parts.values()), dim=1)
             present = torch.stack([batch.present[name] for name in MODALITIES], dim=1)
-            found.append((said_by_each, present, batch.labels))
-        # (N, 3, 6), (N, 3), (N, 6)
-        parts, there, labels = (torch.cat(each) for each in zip(*found, strict=True))
+            known = torch.ones_like(batch.labels, dtype=torch.bool)
+            known = known if batch.known is None else batch.known
+            found.append((said_by_each, present, batch.labels, known))
+        # (N, 3, 6), (N, 3), (N, 6), (N, 6)
+        parts, there, labels, known = (torch.cat(each) for each in zip(*found, strict=True))
         parts, labels = parts.float(), labels.float()
-        self.label_level.copy_(labels.mean(dim=0))
-        self.label_spread.copy_(labels.std(dim=0, unbiased=False))
+        if known.all():
+            self.label_level.copy_(labels.mean(dim=0))
+            self.label_spread.copy_(labels.std(dim=0, unbiased=False))
+        else:
+            for column in range(labels.shape[1]):
+                real = labels[known[:, column], column]
+                self.label_level[column] = real.mean()
+                self.label_spread[column] = real.std(unbiased=False)
         for index in range(len(MODALITIES)):
             said = parts[there[:, index], index]  # (n, 6)
             if not len(said):
@@ -167,7 +181,7 @@ class Savchenko2025(System):
         grid = torch.tensor(tenths) / 10  # (66, 3)
         # the most even first: it wins a tie
         grid = grid[(grid - 1 / 3).square().sum(dim=1).argsort(stable=True)].to(parts)
-        weights = grid.unsqueeze(-1).expand(-1, -1, len(EMOTIONS))
+        weights = grid.unsqueeze(-1).expand(-1, -1, self.sizes.outputs)
         fused = self.fuse(parts, there, weights)  # (66, N, 6)
-        best = correlations(fused, labels, there.any(dim=1)).argmax(dim=0)  # (6,)
+        best = correlations(fused, labels, _rows(there.any(dim=1), known)).argmax(dim=0)  # (6,)
         self.weights.copy_(grid[best].T)

@@ -13,7 +13,7 @@ from taemi_lib.batches import Batch
 from taemi_lib.models.attention import masked_mean
 from taemi_lib.models.base import Output, Sizes, System, head
 from taemi_lib.models.temporal import LSTM, CausalConvolutions, features, text_vector
-from taemi_lib.profiles import EMOTIONS, MODALITIES
+from taemi_lib.profiles import MODALITIES
 
 
 def contrast(ours: Tensor, text: Tensor, both: Tensor, scale: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class Yu2025(System):
                 for name in ("vision", "audio")
             }
             return Output(
-                torch.zeros(len(batch), len(EMOTIONS), device=scale.device),
+                torch.zeros(len(batch), self.sizes.outputs, device=scale.device),
                 kept=dict(present),
                 losses=losses,
             )
