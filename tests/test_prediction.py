@@ -127,7 +127,7 @@ def test_encoders_other_than_those_of_the_training_are_refused_with_both_names(
 def test_a_run_that_does_not_name_its_encoders_is_refused(checkpoint, clip):
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | {"encoders": None}))
-    with pytest.raises(CheckpointError, match=r"names no encoders: the run was trained on imported features"):
+    with pytest.raises(CheckpointError, match=r"names no encoders: .* imported features"):
         taemi_lib.predict(clip, checkpoint)
 
 
