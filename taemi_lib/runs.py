@@ -130,6 +130,14 @@ def merit(entry: Mapping) -> float:
     return entry["selection_rho"] if "selection_rho" in entry else -entry["selection_loss"]
 
 
+def selection_merit(run: Run) -> float:
+    """What a finished run is chosen for among settings: what its epoch was chosen for, on the whole
+    selection split (higher is better)."""
+    assert run.metrics is not None
+    scores = run.metrics["selection"]
+    return -scores["mae"] if run.config["task"]["selects"] == "mae" else scores["mean_rho"]
+
+
 def best_epoch(history: list[dict]) -> int:
     """The epoch (from 1) that is best on the selection split."""
     return max((entry for entry in history if "selection_rho" in entry), key=merit)["epoch"]

@@ -222,13 +222,16 @@ def test_training_and_scores_use_the_labels_that_are_there(tmp_path):
     errors = np.abs(found.prediction - found.target)
     assert scores.mae == pytest.approx(float(np.nanmean(errors)), abs=1e-6)
     assert scores.interval.low <= scores.mean_rho <= scores.interval.high
-    refused = ClipDataset.from_clips(
-        [parts[0]._features(name) for name in parts[0].clip_ids],
-        parts[0].targets,
-        dataclasses.replace(parts[0].task, missing_labels="refuse"),
-    )
+    refused = [
+        ClipDataset.from_clips(
+            [part._features(name) for name in part.clip_ids],
+            part.targets,
+            dataclasses.replace(part.task, missing_labels="refuse"),
+        )
+        for part in parts
+    ]
     with pytest.raises(ValueError, match="have no labels"):
-        train("taemi", refused, parts[1], model=SMALL, training=SHORT, run_folder=tmp_path / "no")
+        train("taemi", *refused, model=SMALL, training=SHORT, run_folder=tmp_path / "no")
 
 
 def test_comparing_systems_weighs_the_clips_that_have_a_label():

@@ -57,7 +57,9 @@ def evaluate(run: str, split: str, seed: int, as_json: bool, **places) -> None:
     low, high = scores.interval.low, scores.interval.high
     print(f"{found.folder}, {len(dataset)} clips of the split {split!r}")
     print(f"mean rho {scores.mean_rho:.3f}, 95 % interval over clips [{low:.3f}, {high:.3f}]")
-    for emotion, rho in scores.per_emotion.items():
-        print(f"  {emotion:14} {rho:.3f}")
+    for target, rho in scores.per_emotion.items():
+        print(f"  {target:14} {rho:.3f}")
+    for name, value in scores.more.items():
+        print(f"  {name:14} {value:.3f}")
     if scores.constant:
         print(f"  the same for every clip, counted as 0: {', '.join(scores.constant)}")

@@ -94,7 +94,13 @@ class Evaluation:
             "ccc": self.ccc,
             "constant": list(self.constant),
             "clips": len(self.predictions.clip_ids),
-        } | ({} if self.predictions.task.metrics == "intensity" else {"mae": self.mae} | self.more)
+        } | self._more()
+
+    def _more(self) -> dict:
+        """What a task of another field, or one that selects by error, is scored with."""
+        task = self.predictions.task
+        plain = task.metrics == "intensity" and task.selects == "rho"
+        return {} if plain else {"mae": self.mae} | self.more
 
 
 @torch.no_grad()
@@ -182,13 +188,13 @@ def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> Eva
         constant=constant,
         predictions=predictions,
         mae=metrics.mae(*given),
-        more=_field_scores(prediction, target, task),
+        more=field_scores(prediction, target, task),
     )
 
 
-def _field_scores(prediction: np.ndarray, target: np.ndarray, task: Task) -> dict[str, float]:
-    """What MOSI, MOSEI and SIMS are scored with: {"Acc-7": ...}, of several targets
-    {"Text/Acc-7": ...}; nothing for a task of intensities."""
+def field_scores(prediction: np.ndarray, target: np.ndarray, task: Task) -> dict[str, float]:
+    """What MOSI, MOSEI and SIMS are scored with (N, K): {"acc_7": ...}, of several targets
+    {"Text/acc_7": ...}; nothing for a task of intensities."""
     if task.metrics == "intensity":
         return {}
     from taemi_lib.evaluation import sentiment  # brings scikit-learn along

@@ -95,11 +95,11 @@ def _checked(
     metrics.checked(pair[0][:, None], pair[1][:, None])  # before clipping, which hides infinity
     if limit is not None:
         pair = [np.clip(values, -limit, limit) for values in pair]
-    columns = [values[:, None] for values in pair]  # (N, 1)
+    columns = pair[0][:, None], pair[1][:, None]  # (N, 1)
     exact = metrics.checked(*columns)  # in float64
     scores = {
         "mae": float(np.mean(np.abs(exact[0] - exact[1]))),
-        "corr": float(metrics.pearson_per_emotion(*columns)[0]),
+        "corr": float(metrics.pearson_per_emotion(columns[0], columns[1])[0]),
     }
     return pair[0].astype(np.float32), pair[1].astype(np.float32), scores
 

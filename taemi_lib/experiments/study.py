@@ -26,6 +26,7 @@ import pandas as pd
 from taemi_lib import models, runs
 from taemi_lib.errors import ChoiceError, RunError
 from taemi_lib.evaluation import comparing, metrics
+from taemi_lib.evaluation.scoring import field_scores
 from taemi_lib.experiments.masks import draw_masks
 from taemi_lib.experiments.plan import MASKED, PRIMARY, RATES, REFERENCE, SEARCH_SEEDS, TABLES
 from taemi_lib.experiments.products import (
@@ -172,9 +173,9 @@ class Study:
 
     @cached_property
     def search(self) -> pd.DataFrame:
-        """system, learning_rate, selection_rho (mean over SEARCH_SEEDS, selection split), chosen;
-        the search must be complete."""
-        rows = []
+        """system, learning_rate, selection_rho (mean over SEARCH_SEEDS, selection split), chosen
+        (by rho, or by error where the task says so); the search must be complete."""
+        rows, merits = [], []
         for (system, factor), jobs in self._search_jobs().items():
             found = [self._run(job) for job in jobs]
             rho = float(np.mean([_metrics(run)["selection"]["mean_rho"] for run in found]))
@@ -182,10 +183,10 @@ class Study:
             rows.append(
                 {"system": system, "factor": factor, "learning_rate": rate, "selection_rho": rho}
             )
+            merits.append(float(np.mean([runs.selection_merit(run) for run in found])))
         table = pd.DataFrame(rows)
-        best = table.groupby("system")[
-            "selection_rho"
-        ].idxmax()  # the smaller rate where two are equal
+        # the smaller rate where two are equal
+        best = pd.Series(merits).groupby(table["system"]).idxmax()
         return table.assign(chosen=table.index.isin(best))
 
     @cached_property
@@ -293,6 +294,19 @@ class Study:
                 rows.append(row | {name: rho[name] for name in names} | concordance | about)
         return pd.DataFrame(rows).sort_values(KEY, ignore_index=True)
 
+    @cached_property
+    def field_scores(self) -> pd.DataFrame:
+        """regime, system, seed, split and what the task's own field scores (MAE, accuracies, F1);
+        no columns of these for a task of intensities."""
+        rows = []
+        for (regime, system, seed), job in self.jobs().items():
+            for split in splits(system):
+                found = field_scores(*self._stored(job, split), self.workspace.profile.task)
+                rows.append(
+                    {"regime": regime, "system": system, "seed": seed, "split": split} | found
+                )
+        return pd.DataFrame(rows).sort_values(KEY, ignore_index=True)
+
     def families(self) -> dict[tuple[str, str], list[tuple[str, str, str]]]:
         """{(regime, table): [(system, reference, split)]}: what is tested together. Systems of no
         table are in "others"."""
@@ -385,6 +399,8 @@ class Study:
         write_table(folder / "comparisons.csv", self.comparisons)
         write_table(folder / "ccc.csv", ccc)
         write_table(folder / "attention.csv", self.attention)
+        if self.workspace.profile.task.metrics != "intensity":
+            write_table(folder / "field_scores.csv", self.field_scores)
         if self.rates is None:
             write_table(folder / "search.csv", self.search.drop(columns="factor"))
         files.write_bytes(folder / MASKS, masks)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from taemi_lib.experiments.plan import REFERENCE
 from taemi_lib.experiments.study import Study
-from taemi_lib.experiments.tables import OFFICIAL, TEST
+from taemi_lib.experiments.tables import KEY, OFFICIAL, TEST
 
 # comparisons that no column of a system's own row can hold
 APART = {
@@ -32,6 +32,7 @@ def summary(study: Study) -> str:
                 f"p {row.p_holm:.2g}, {row.verdict}"
                 for row in compared[compared["table"] == table].itertuples()
             ]
+        lines += _field(regime, study)
         lines.append("")
     if len(study.seeds) == 1:
         lines.append(
@@ -68,6 +69,22 @@ def _row(system: str, scores: pd.DataFrame, compared: pd.DataFrame) -> str:
         f"{own['parameters'].iloc[0]:10,} {own['cpu_seconds'].mean():7.1f} "
         f"{own['learning_rate'].iloc[0]:7g}"
     )
+
+
+def _field(regime: str, study: Study) -> list[str]:
+    """What the task's own field scores, as means over seeds; nothing for a task of intensities."""
+    table = study.field_scores
+    table = table[(table["regime"] == regime) & (table["split"] == TEST)]
+    names = [name for name in table.columns if name not in KEY]
+    if not names:
+        return []
+    means = table.groupby("system", sort=False)[names].mean()
+    lines = ["  the field's scores, means over seeds, test split (not what was compared above):"]
+    lines.append(f"  {'system':28} " + " ".join(f"{name:>11}" for name in names))
+    for system in study.systems[regime]:
+        values = " ".join(f"{value:11.3f}" for value in means.loc[system])
+        lines.append(f"  {system:28} {values}")
+    return lines
 
 
 def _interval(row: Any) -> str:
