@@ -14,6 +14,7 @@ import torch
 from toy import SIZES, dataset
 
 from taemi_lib import models, profiles
+from taemi_lib.batches import ClipDataset
 from taemi_lib.errors import CheckpointError, RunError, StoreError
 from taemi_lib.features import Store
 from taemi_lib.prediction import Ensemble, calibration
@@ -365,3 +366,46 @@ def test_what_a_workspace_has_stored_is_read_and_nothing_is_made_for_it(tmp_path
     }
     assert parts["test"].audio_average == profile.training.audio_average
     assert before == sorted(tmp_path.rglob("*"))
+
+
+def test_a_target_with_too_few_labels_is_named():
+    few = calibration.Calibration(
+        runs=[{}],
+        spread="dropout",
+        scale={"Valence": 1.0, "Arousal": None},
+        level=0.9,
+        clips=14,
+        lacking={},
+        world=calibration.World({}, 1.0),
+    )
+    assert "too few for Arousal: there they are the whole range" in str(few)
+    low, high = few.bounds(np.array([0.5, 0.5]), np.array([0.0, 0.0]))
+    np.testing.assert_allclose(low, [0.4, 0.0])
+    np.testing.assert_allclose(high, [0.6, 1.0])
+
+
+def test_intervals_of_another_task_are_in_its_units_and_hold_as_much(tmp_path):
+    """Labels of -3 to 3 instead of 0 to 1: the same intervals, six times as wide."""
+    held, bounds = [], []
+    for number, task in enumerate((profiles.Task(), profiles.Task(low=-3.0, high=3.0))):
+        parts = [
+            ClipDataset.from_clips(
+                [part._features(name) for name in part.clip_ids], task.unscaled(part.targets), task
+            )
+            for part in (dataset(60), dataset(60, 1), dataset(40, 2))
+        ]
+        run = train(
+            "taemi",
+            *parts[:2],
+            model=Model(width=8, heads=2, mlp_width=8),
+            training=Training(epochs=3, learning_rate=1e-2),
+            run_folder=tmp_path / str(number),
+            encoders={"audio": "micro:audio"},
+            progress=False,
+        )
+        ensemble = Ensemble(run, torch.device("cpu"))
+        made = calibrate(ensemble, *parts)
+        held.append(made.measured.overall)
+        bounds.append(list(made.scale.values()))
+    assert held[0] == pytest.approx(held[1], abs=0.02) and held[0] > 0.7
+    np.testing.assert_allclose(bounds[0], bounds[1], rtol=0.02)

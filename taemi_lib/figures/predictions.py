@@ -91,7 +91,11 @@ def without(prediction: Prediction) -> Figure:
             f"without {_said(modality)} {names[most]} moves most, from {values[most]:.2f} "
             f"to {lacking[most]:.2f}"
         )
-    axis.set(xlim=(-0.02, 1.02), xlabel="intensity (0 to 1)", yticks=rows, yticklabels=names)
+    lowest, highest = prediction.scale
+    margin = 0.02 * (highest - lowest)
+    unit = f"intensity ({lowest:g} to {highest:g})"
+    axis.set(xlim=(lowest - margin, highest + margin), xlabel=unit)
+    axis.set(yticks=rows, yticklabels=names)
     axis.grid(axis="x", alpha=0.3)
     axis.invert_yaxis()
     figure.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)

@@ -66,7 +66,7 @@ class Calibration:
     runs      identity of each run (checkpoint.Checkpoint.identity)
     spread    "seeds": standard deviation over the runs; "dropout": over passes of the one run
     scale     emotion -> quantile of the scores; None: too few clips to promise anything, the
-              interval is all of [0, 1]
+              interval is the whole range
     level     promised share
     clips     of the selection split
     lacking   modality -> how many of them lack it
@@ -97,8 +97,9 @@ class Calibration:
             f"{self.level:.0%} intervals from the spread of {source}, calibrated on {self.clips} "
             "selection clips"
         )
-        if any(scale is None for scale in self.scale.values()):
-            return f"{said}, which are too few: they are all of [0, 1]"
+        if few := [name for name, scale in self.scale.items() if scale is None]:
+            of = "" if len(few) == len(self.scale) else f" for {', '.join(few)}"
+            return f"{said}, which are too few{of}: there they are the whole range"
         if self.measured is None:
             return f"{said}; what they hold was not measured on a test split"
         return f"{said}; on {self.measured.clips} test clips they held {self.measured.overall:.1%}"
