@@ -14,7 +14,7 @@ from taemi_lib.errors import RunError
 from taemi_lib.profiles import PROFILES, ROOT, load
 from taemi_lib.workspace import Workspace
 
-COMMANDS = "run extract train evaluate predict compare grid profiles notebooks render".split()
+COMMANDS = "run extract train evaluate predict compare grid profiles fetch notebooks render".split()
 
 
 def command_line(*arguments):
@@ -75,7 +75,7 @@ def test_profiles_are_listed_and_printed_whole(capsys, tmp_path):
 @pytest.mark.parametrize(
     "arguments, parts",
     [
-        (["run", "--profile", "dmo"], ["'dmo'", "demo, smoke, paper, own"]),
+        (["run", "--profile", "dmo"], ["'dmo'", "demo, smoke, paper, own, real"]),
         (["run", "--device", "tpu"], ["'tpu'", "auto, cpu, cuda"]),
         (["run", "-p", "regime", "sideways"], ["'regime'", "data_root", "seed"]),
         (["run", "-p", "system", "tame"], ["'system'", "data_root", "seed"]),

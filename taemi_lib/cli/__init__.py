@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from taemi_lib.cli import clips, notebooks, predict, settings, study, systems
+from taemi_lib.cli import clips, fetch, notebooks, predict, settings, study, systems
 from taemi_lib.errors import ChoiceError, EncoderError, ManifestError, TaemiError
 
 
@@ -40,6 +40,7 @@ for command in (
     study.compare,
     study.grid,
     settings.profiles,
+    fetch.fetch,
     notebooks.notebooks,
     notebooks.render,
 ):

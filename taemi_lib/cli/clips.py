@@ -11,12 +11,8 @@ from taemi_lib.cli import options
 @options.places
 def extract(**places) -> None:
     """Make the features of all clips; unchanged ones are kept."""
-    from taemi_lib import features
-
     here = options.workspace(**places)
     manifest = here.clips()
-    for line in features.missing(here.profile.encoders):
-        print(f"not on this machine: {line}")
     _, report = here.features()
     splits = manifest.table["split"].value_counts()
     print(f"{len(manifest)} clips: {', '.join(f'{n} {name}' for name, n in splits.items())}")

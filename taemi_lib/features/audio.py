@@ -62,7 +62,7 @@ class AudioEncoder:
 def _network(place: Source, source: str, device: torch.device) -> Waves | WhisperSound:
     if is_openai_whisper(place):
         return WhisperSound(place, source, device, in_transformers=False)
-    config, _ = PretrainedConfig.get_config_dict(place.where, revision=place.revision)
+    config, _ = PretrainedConfig.get_config_dict(place.where, local_files_only=True)
     kind = config.get("model_type")
     if kind in FAMILY:
         return Waves(place, source, device)

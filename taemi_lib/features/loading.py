@@ -20,7 +20,11 @@ from transformers.utils import logging
 from taemi_lib.data.media import SAMPLE_RATE
 from taemi_lib.errors import EncoderError
 from taemi_lib.features.foreign import check_size
-from taemi_lib.features.sources import Source
+from taemi_lib.features.sources import Source, how_to_get, is_of_hub
+
+# Of every `from_pretrained`: what is not on this machine is an error, not a download, and nothing
+# that a folder brings is run.
+HERE_ONLY = {"local_files_only": True, "trust_remote_code": False}
 
 
 @contextmanager
@@ -44,6 +48,8 @@ def loading(source: str, role: str, place: Source | None = None) -> Iterator[Non
         ) from error
     except Exception as error:  # there is no end to what a stranger's folder can make fail
         said = " ".join(str(error).split()) or type(error).__name__
+        if place is not None and is_of_hub(place):  # a download may have left files out
+            said = f"{said}. If a file of it is missing: {how_to_get(role, source)}"
         raise EncoderError(f"{role} encoder {source!r} cannot be loaded: {said}") from error
     finally:
         logging.set_verbosity(verbosity)
@@ -55,7 +61,7 @@ def _check_claims(folder: Path) -> None:
     """Build the model without memory, and count its numbers. Raises ValueError where its weights
     have not so many."""
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, **HERE_ONLY)
     except (ValueError, KeyError, OSError):
         return  # not of transformers: whoever asked for it says so
     if type(config) in MODEL_MAPPING:
@@ -85,9 +91,7 @@ def feature_extractor(place: Source, source: str, expected: str) -> FeatureExtra
     expected: its class. Raises EncoderError for another, and for another sampling rate than that of
     the sound that is read.
     """
-    found = AutoFeatureExtractor.from_pretrained(
-        place.where, revision=place.revision, trust_remote_code=False
-    )
+    found = AutoFeatureExtractor.from_pretrained(place.where, **HERE_ONLY)
     about = f"encoders.audio = {source!r}: its preprocessor_config.json says"
     if type(found).__name__ != expected:
         raise EncoderError(

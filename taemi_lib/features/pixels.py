@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor
 
 from taemi_lib.errors import EncoderError
+from taemi_lib.features.loading import HERE_ONLY
 from taemi_lib.features.sources import Source
 
 SETTINGS = "preprocessor_config.json"
@@ -33,14 +34,13 @@ class Preprocessing:
 
     def __init__(self, place: Source, device: torch.device):
         self.device = device
-        common = {"revision": place.revision, "trust_remote_code": False}
         self.processor = AutoImageProcessor.from_pretrained(
             place.where,
-            config=AutoConfig.from_pretrained(place.where, **common),  # for names of old files
+            config=AutoConfig.from_pretrained(place.where, **HERE_ONLY),  # for names of old files
             backend="pil",  # torchvision is not everywhere, and rounds otherwise
-            **common,
+            **HERE_ONLY,
         )
-        raw, _ = self.processor.get_image_processor_dict(place.where, revision=place.revision)
+        raw, _ = self.processor.get_image_processor_dict(place.where, local_files_only=True)
         self._refuse_what_is_passed_over(raw)
         for size in TRIALS:
             self._check(size)

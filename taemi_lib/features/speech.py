@@ -25,7 +25,7 @@ from taemi_lib.errors import EncoderError
 from taemi_lib.features.foreign import check_whisper
 from taemi_lib.features.loading import loading
 from taemi_lib.features.sequences import Transcript, Word
-from taemi_lib.features.sources import locate_speech
+from taemi_lib.features.sources import Source, locate_speech, published_name
 from taemi_lib.features.word_times import has_words, word_times
 from taemi_lib.support import files
 
@@ -41,8 +41,8 @@ _LEAST_LOGPROB = -3.7
 class SpeechToText:
     """One clip's sound to its words.
 
-    source: a whisper .pt file, a published model's name (downloaded once, to whisper's own cache),
-    or a folder with config.json and model.safetensors (the micro format). language: Whisper's
+    source: a whisper .pt file, a published model's name (its file is in whisper's own cache), or a
+    folder with config.json and model.safetensors (the micro format). language: Whisper's
     abbreviation, or "auto" (heard anew in each clip). no_speech: a window that Whisper holds for no
     speech with a higher probability gives no words, however sure it is of them (`whisper` itself
     would keep those; hiss gives it certain nonsense); 1 keeps all. A micro folder whose vocabulary
@@ -62,7 +62,7 @@ class SpeechToText:
                 if _no_speech_token(self.model) not in vocabulary and no_speech < 1:
                     self.least_logprob = _LEAST_LOGPROB
             else:
-                self.model = load_openai(place.where, device)
+                self.model = load_openai(place, device)
         _check_language(self.model, language, source)
         self.language = None if language == "auto" else language
         self.model.eval()
@@ -155,15 +155,19 @@ def _no_speech_token(model: whisper.Whisper) -> int:
     return tokenizer.no_speech
 
 
-def load_openai(where: str, device: str = "cpu") -> whisper.Whisper:
-    """A whisper .pt file, or a published model's name. Raises ValueError for a file whose sizes are
-    not those of its weights, which would take the memory that they claim."""
-    if Path(where).is_file():
-        # only looked at: the numbers stay on the disk
-        held = torch.load(where, "cpu", weights_only=True, mmap=zipfile.is_zipfile(where) or None)
-        shapes = {name: tuple(value.shape) for name, value in held["model_state_dict"].items()}
-        check_whisper(held["dims"], shapes)
-    return whisper.load_model(where, device=device)  # with weights_only=True, too
+def load_openai(place: Source, device: str = "cpu") -> whisper.Whisper:
+    """A whisper .pt file. Raises ValueError for one whose sizes are not those of its weights, which
+    would take the memory that they claim."""
+    # only looked at: the numbers stay on the disk
+    mapped = zipfile.is_zipfile(place.where) or None
+    held = torch.load(place.where, "cpu", weights_only=True, mmap=mapped)
+    shapes = {name: tuple(value.shape) for name, value in held["model_state_dict"].items()}
+    check_whisper(held["dims"], shapes)
+    model = whisper.load_model(place.where, device=device)  # with weights_only=True, too
+    # By its name, whisper would do this itself; but it would also download what it does not find.
+    if name := published_name(place):
+        model.set_alignment_heads(whisper._ALIGNMENT_HEADS[name])
+    return model
 
 
 def load_micro(folder: Path) -> tuple[whisper.Whisper, int | None]:

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from taemi_lib.data.media import Unreadable
 from taemi_lib.errors import EncoderError
-from taemi_lib.features.loading import check_complete, loading
+from taemi_lib.features.loading import HERE_ONLY, check_complete, loading
 from taemi_lib.features.sequences import Sequence
 from taemi_lib.features.sources import locate
 from taemi_lib.features.steady import check_steady
@@ -42,10 +42,9 @@ class TextEncoder:
         self.device, self.pooling, self.max_tokens = torch.device(device), pooling, max_tokens
         place = locate(source, "text")
         with loading(source, "text", place):
-            common = {"revision": place.revision, "trust_remote_code": False}
-            self.tokenizer = AutoTokenizer.from_pretrained(place.where, **common)
+            self.tokenizer = AutoTokenizer.from_pretrained(place.where, **HERE_ONLY)
             self.model, info = AutoModel.from_pretrained(
-                place.where, dtype=torch.float32, output_loading_info=True, **common
+                place.where, dtype=torch.float32, output_loading_info=True, **HERE_ONLY
             )
             unused: tuple[str, ...] = ("pooler.",)
             # config.is_encoder_decoder is false where only T5's encoder was saved

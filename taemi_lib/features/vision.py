@@ -11,7 +11,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 
 from taemi_lib.data.media import Frames
 from taemi_lib.errors import EncoderError
-from taemi_lib.features.loading import check_complete, loading
+from taemi_lib.features.loading import HERE_ONLY, check_complete, loading
 from taemi_lib.features.pixels import SETTINGS, TRIALS, Preprocessing, noise
 from taemi_lib.features.sequences import Sequence
 from taemi_lib.features.sources import Source, locate
@@ -112,8 +112,7 @@ class VisionEncoder:
 
 
 def _load(place: Source, source: str) -> nn.Module:
-    where, common = place.where, {"revision": place.revision, "trust_remote_code": False}
-    config = AutoConfig.from_pretrained(where, **common)
+    config = AutoConfig.from_pretrained(place.where, **HERE_ONLY)
     # a model of pictures and texts: its picture half
     config = getattr(config, "vision_config", config)
     if type(config) not in MODEL_MAPPING:
@@ -123,7 +122,7 @@ def _load(place: Source, source: str) -> nn.Module:
     if hasattr(config, "mask_ratio"):  # masked autoencoders mask at random in evaluation mode, too
         config.mask_ratio = 0.0
     model, info = AutoModel.from_pretrained(
-        where, config=config, dtype=torch.float32, output_loading_info=True, **common
+        place.where, config=config, dtype=torch.float32, output_loading_info=True, **HERE_ONLY
     )
     check_complete(info, source, "vision", optional=_UNUSED)
     return model

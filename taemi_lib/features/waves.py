@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, Wav2Vec2Config
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2PreTrainedModel
 
 from taemi_lib.data.media import SAMPLE_RATE
-from taemi_lib.features.loading import check_complete, feature_extractor
+from taemi_lib.features.loading import HERE_ONLY, check_complete, feature_extractor
 from taemi_lib.features.sources import Source
 
 FAMILY = ("wav2vec2", "hubert", "wavlm")  # config.json's model_type
@@ -93,14 +93,13 @@ class Waves:
 def _load(place: Source, source: str) -> tuple[nn.Module, PretrainedConfig]:
     """The network and its configuration. Which network: by config.json's architectures, or by the
     weights' names where these say more."""
-    common = {"revision": place.revision, "trust_remote_code": False}
-    asked = {"dtype": torch.float32, "output_loading_info": True}
-    config = AutoConfig.from_pretrained(place.where, **common)
+    asked = {"dtype": torch.float32, "output_loading_info": True, **HERE_ONLY}
+    config = AutoConfig.from_pretrained(place.where, **HERE_ONLY)
     emotion = config.model_type == "wav2vec2" and bool(_EMOTION & set(config.architectures or ()))
     if not emotion:
-        model, info = AutoModel.from_pretrained(place.where, **asked, **common)
+        model, info = AutoModel.from_pretrained(place.where, **asked)
         emotion = config.model_type == "wav2vec2" and set(info["unexpected_keys"]) >= _HEAD
     if emotion:
-        model, info = EmotionWav2Vec2.from_pretrained(place.where, revision=place.revision, **asked)
+        model, info = EmotionWav2Vec2.from_pretrained(place.where, **asked)
     check_complete(info, source, "audio", optional=_UNUSED)
     return model, config

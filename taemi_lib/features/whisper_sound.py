@@ -20,7 +20,7 @@ from whisper.audio import HOP_LENGTH, N_FFT
 
 from taemi_lib.data.media import SAMPLE_RATE
 from taemi_lib.errors import EncoderError
-from taemi_lib.features.loading import check_complete, feature_extractor
+from taemi_lib.features.loading import HERE_ONLY, check_complete, feature_extractor
 from taemi_lib.features.sources import Source
 from taemi_lib.features.speech import load_micro, load_openai
 
@@ -63,7 +63,7 @@ def _of_openai(place: Source, source: str) -> Loaded:
     if Path(place.where).is_dir():
         model, _ = load_micro(Path(place.where))
     else:
-        model = load_openai(place.where)
+        model = load_openai(place)
     mels = model.dims.n_mels
 
     def spectrogram(samples: np.ndarray, width: int) -> torch.Tensor:
@@ -75,7 +75,7 @@ def _of_openai(place: Source, source: str) -> Loaded:
 def _of_transformers(place: Source, source: str) -> Loaded:
     extractor = feature_extractor(place, source, "WhisperFeatureExtractor")
     model, info = WhisperModel.from_pretrained(
-        place.where, revision=place.revision, dtype=torch.float32, output_loading_info=True
+        place.where, dtype=torch.float32, output_loading_info=True, **HERE_ONLY
     )
     check_complete(info, source, "audio", optional=("decoder.",))
     config = model.config
