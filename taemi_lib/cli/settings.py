@@ -18,6 +18,6 @@ def profiles(name: str | None, settings: dict[str, object]) -> None:
         raise ChoiceError("--set changes a profile: name it, as in `taemi profiles demo --set ...`")
     if name is None:
         for profile, said in known.DESCRIPTIONS.items():
-            print(f"{profile:6} {said}")
+            print(f"{profile:8} {said}")
         return
     print(known.to_toml(known.load(name, settings, "--set")), end="")
