@@ -126,13 +126,14 @@ class ALMT2023(System):
         y = W mean_i z_i                                            (B, d) -> (B, outputs)
     Source: Zhang et al. 2023, equations and public code. Faithful: eight vectors a modality, the
     three depths, one query over sound and face with their own keys and values, a sum into a
-    hyper-modality that starts at ones, a fusion in which text asks, two layers deep, one
-    linear output, MSE. Decided: the mean of the nine places is read; the code reads z_0, which
-    meets no other place and so never the words (`almt2023_first_place` does that, too); h^(j-1) is
-    added as the equation has it, while the code normalises it before. Reduced: frozen encoders (the original tunes BERT); heads share the width
-    (the code's transformers have 64 numbers a head whatever the width); keys and values of the
-    fusion share a norm. Added: masks (the code has none), tokens and modality dropout as in TAEMI,
-    times in seconds instead of learned positions of steps, the profile's dropouts (the code: 0).
+    hyper-modality that starts at ones, a fusion in which text asks, two layers deep, one linear
+    output, MSE. Decided: the mean of the nine places is read; the code reads z_0, which meets no
+    other place and so never the words (`almt2023_first_place` does that, too); h^(j-1) is added as
+    the equation has it, while the code normalises it before. Reduced: frozen encoders (the original
+    tunes BERT); heads share the width (the code's transformers have 64 numbers a head whatever the
+    width); keys and values of the fusion share a norm. Added: masks (the code has none), tokens and
+    modality dropout as in TAEMI, times in seconds instead of learned positions of steps, the
+    profile's dropouts (the code: 0).
     """
 
     name = "almt2023"
@@ -193,7 +194,8 @@ class ALMT2023(System):
 
 
 class ALMT2023FirstPlace(ALMT2023):
-    """ALMT as its public code reads it: the first of the fused places, which never meets the text's.
+    """ALMT as its public code reads it: the first of the fused places, which never meets the
+    words'.
 
         y = W z_0
     Places ask the hyper-modality and never each other, so what is said decides only what is taken
