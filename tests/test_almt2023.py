@@ -108,6 +108,10 @@ def test_the_text_guides_at_three_depths_each_a_transformer_layer_on_the_one_bef
         assert torch.allclose(given[1], depth, atol=1e-6)
         assert all(torch.equal(given[2][name], values) for name, values in condensed.items())
         hyper = answer
+    # the deepest text and the last hyper-modality meet
+    assert torch.allclose(
+        model(clips).prediction, model.output(model.fuse(depths[-1], hyper)), atol=1e-5
+    )
     for one, other in ((0, 1), (1, 2), (0, 2)):
         assert (depths[one] - depths[other]).abs().mean() > 0.05
 

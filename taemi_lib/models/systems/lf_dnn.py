@@ -91,14 +91,14 @@ class LFDNN(System):
 
         z_a, z_v = AverageNet(A), AverageNet(V);  z_t = TokenNet(T)                 (B, d)
         y = W3 ReLU(W2 ReLU(W1 Dropout([z_a; z_v; z_t])))                   (B, 3 d) -> (B, outputs)
-    Source: Yu et al. 2020 and MMSA, whose tables have it for every data set. Faithful: the three
-    subnetworks (a norm of the average, three ReLU layers; one LSTM layer, its last state, a linear
-    map), nothing but concatenation before two ReLU layers. Reduced: one width d for all
-    subnetworks, the profile's for the layers after (MMSA: chosen for each data set, such as 128,
-    16, 128 and 256); MSE instead of L1, as for all systems here. Different: the average is over
-    real steps and the LSTM ends at the last real token, where MMSA reads the padding along. Added:
-    tokens and modality dropout as in TAEMI; batch norm's statistics are of clips that have the
-    modality; the profile's dropout on the tokens, too.
+    Source: the public code of MMSA (after Williams et al. 2018), whose tables have it for every
+    data set. Faithful: the three subnetworks (a norm of the average, three ReLU layers; one LSTM
+    layer, its last state, a linear map), nothing but concatenation before two ReLU layers. Reduced:
+    one width d for all subnetworks, the profile's for the layers after (MMSA: chosen for each data
+    set, such as 128, 16, 128 and 256); MSE instead of L1, as for all systems here. Different: the
+    average is over real steps and the LSTM ends at the last real token, where MMSA reads the
+    padding along. Added: tokens and modality dropout as in TAEMI; batch norm's statistics are of
+    clips that have the modality; the profile's dropout on the tokens, too.
     """
 
     name = "lf_dnn"
