@@ -54,6 +54,37 @@ def test_tfn_reads_every_uni_bi_and_trimodal_product():
     )
 
 
+def test_tfn_wide_reads_products_of_linear_maps_32_wide():
+    model, clips = create("tfn_wide"), batch()
+    vectors, _ = model.vectors(clips, clips.present)
+    assert all(type(part) is nn.Linear for part in model.reduce.values())
+    a, v, t = (model.reduce[name](vectors[name]) for name in MODALITIES)
+    assert a.shape == v.shape == t.shape == (4, 32)
+    assert all((part < 0).any() for part in (a, v, t))  # no ReLU before the product
+    product = head_input(model, clips)
+    assert torch.allclose(product, outer_product(a, v, t)) and product.shape == (4, 33**3)
+    hidden = torch.relu(model.head[2](torch.relu(model.head[0](product))))
+    assert torch.allclose(model(clips).prediction, model.head[4](hidden), atol=1e-6)
+
+
+def test_tfn_wide_drops_products_and_nothing_beside_them():
+    """Its unimodal part, which all fusion systems share, has dropouts of its own."""
+    model = create("tfn_wide", dropout=0.25)
+    assert model.dropout.p == 0.25
+    for part in (model.reduce, model.head):
+        assert not any(isinstance(inner, nn.Dropout) for inner in part.modules())
+    torch.manual_seed(0)
+    model.train()
+    seen = []
+    model.head.register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    model(batch())
+    # numbers alone go one by one: their products with others stay
+    product = seen[0].unflatten(1, (33, 33, 33))
+    gone = product[:, 1:, 0, 0] == 0
+    assert 0.1 < gone.float().mean() < 0.4
+    assert (product[:, 1:, 1:, 0].ne(0).any(dim=-1) & gone).any()
+
+
 # --- dynamic fusion graph
 
 

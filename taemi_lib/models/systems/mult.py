@@ -38,13 +38,13 @@ class CrossModalLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, target: Tensor, source: Tensor, mask: Tensor) -> Tensor:
-        """mask (B, S): the real steps of the source, at least one in every row."""
+        """mask (B, S): the real steps of the source, at least one in every row; or (B, 1, T, S):
+        those that each step of the target may read, at least one for each."""
+        seen = mask if mask.ndim == 4 else mask[:, None, None, :]
         both = self.key_value(self.norm(source)).chunk(2, dim=-1)
         key, value = map(self._split, both)  # each (B, H, S, d / H)
         query = self._split(self.query(self.norm(target)))  # (B, H, T, d / H)
-        mixed = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask[:, None, None, :]
-        )
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         target = target + self.dropout(self.output(mixed.transpose(1, 2).flatten(2)))
         return target + self.dropout(self.mlp(target))
 
@@ -85,8 +85,8 @@ class MulT(System):
     pre-norm layers with feed-forward, a norm that source and target share, last step, residual
     block. Reduced: one layer a direction and one a target instead of four or five and at least
     three (600 clips, a minute a core); feed-forward d wide instead of 4 d; no mask of the future;
-    no norm after a direction's only layer. Added: tokens and modality dropout as in TAEMI; times in
-    seconds instead of positions.
+    no norm after a direction's only layer (`mult_full` has all of these). Added: tokens and
+    modality dropout as in TAEMI; times in seconds instead of positions.
     """
 
     name = "mult"
