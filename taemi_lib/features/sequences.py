@@ -61,7 +61,8 @@ class Transcript:
 class ClipFeatures:
     """One clip, encoded. A modality that is absent is None here and has its reason in `absent`.
 
-    audio (T_a, D_a), vision (T_v, D), tokens (T_t, D) and pooled (D,) of the transcript.
+    audio (T_a, D_a), vision (T_v, D), tokens (T_t, D) and pooled (D,) of the transcript. Where only
+    the pooled vector is known, it is the only token.
     `damaged` names modalities that are there but incomplete, with what happened (a truncated file,
     for example); `notes` says what was chosen where a file left a choice (several sound tracks).
     `language` and `words` are known of a transcript that was heard, not of a table's.
@@ -80,6 +81,9 @@ class ClipFeatures:
     words: tuple[Word, ...] = ()
 
     def __post_init__(self):
+        if self.tokens is None and self.pooled is not None:
+            alone = Sequence(self.pooled[None], np.zeros(1, np.float32))
+            object.__setattr__(self, "tokens", alone)
         for modality, value in (
             ("audio", self.audio),
             ("vision", self.vision),
@@ -94,7 +98,7 @@ class ClipFeatures:
                 raise ValueError(f"clip {self.clip_id}: {modality} has {state}")
         if (self.tokens is None) != (self.pooled is None):
             raise ValueError(
-                f"clip {self.clip_id}: text needs both its tokens and its pooled vector, or neither"
+                f"clip {self.clip_id}: text has tokens and no pooled vector; give one beside them"
             )
 
 

@@ -3,7 +3,7 @@ training reads lazily.
 
 Every file is written beside its place and renamed, so it is there completely or not at all,
 whatever kills the process. store.json names the encoders; a store made with others is refused.
-Values are fp16 at rest, times float32.
+Values are fp16 at rest, times float32; imported features are float32 throughout, as they came.
 """
 
 from __future__ import annotations
@@ -81,19 +81,25 @@ class Store:
             file.name.removesuffix(".safetensors") for file in self._clips.glob("*.safetensors")
         )
 
-    def write(self, features: ClipFeatures, source: Mapping[str, str] | None = None) -> None:
+    def write(
+        self,
+        features: ClipFeatures,
+        source: Mapping[str, str] | None = None,
+        exact: bool = False,
+    ) -> None:
         """Keep one clip, replacing an earlier version.
 
-        source: what it was made from, {"video": sha256, ...}. Raises ValueError for values that
-        fp16 cannot hold.
+        source: what it was made from, {"video": sha256, ...}. exact: float32 at rest, for features
+        that others made. Raises ValueError for values that fp16 (float32) cannot hold.
         """
+        kind = np.float32 if exact else np.float16
         tensors: dict[str, np.ndarray] = {}
         for name in _SEQUENCES:
             if (sequence := getattr(features, name)) is not None:
-                tensors[f"{name}.values"] = _half(sequence.values, features.clip_id, name)
+                tensors[f"{name}.values"] = _kept(sequence.values, kind, features.clip_id, name)
                 tensors[f"{name}.times"] = np.ascontiguousarray(sequence.times, np.float32)
         if features.pooled is not None:
-            tensors["pooled"] = _half(features.pooled, features.clip_id, "pooled")
+            tensors["pooled"] = _kept(features.pooled, kind, features.clip_id, "pooled")
         about = {
             "clip_id": features.clip_id,
             "transcript": features.transcript,
@@ -115,8 +121,8 @@ class Store:
         files.write_bytes(self._file(features.clip_id), data)
 
     def read(self, clip_id: str) -> ClipFeatures:
-        """One clip; values fp16, times float32 s. Raises StoreError naming a clip that is not there
-        or is damaged."""
+        """One clip; values as they were kept (fp16, imported ones float32), times float32 s. Raises
+        StoreError naming a clip that is not there or is damaged."""
         about, file = self._open(clip_id)
         try:
             with file:
@@ -208,12 +214,13 @@ class Store:
         )
 
 
-def _half(values: np.ndarray, clip_id: str, name: str) -> np.ndarray:
+def _kept(values: np.ndarray, kind: type[np.floating], clip_id: str, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):
-        half = np.ascontiguousarray(values, np.float16)
-    if not np.isfinite(half).all():
+        kept = np.ascontiguousarray(values, kind)
+    if not np.isfinite(kept).all():
+        largest = f"{np.finfo(kind).max:.6g}"
         raise ValueError(
-            f"clip {clip_id}: {name} features are not finite numbers within +-65504; "
+            f"clip {clip_id}: {name} features are not finite numbers within +-{largest}; "
             "check the encoder"
         )
-    return half
+    return kept
