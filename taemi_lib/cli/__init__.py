@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from taemi_lib.cli import clips, fetch, notebooks, predict, settings, study, systems
+from taemi_lib.cli import clips, fetch, importing, notebooks, predict, settings, study, systems
 from taemi_lib.errors import ChoiceError, EncoderError, ManifestError, TaemiError
 
 
@@ -34,6 +34,7 @@ def taemi() -> None:
 for command in (
     notebooks.run,
     clips.extract,
+    importing.import_,
     systems.train,
     systems.evaluate,
     predict.predict,

@@ -14,7 +14,6 @@ import hashlib
 import io
 import os
 import pickle
-import zipfile
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -351,10 +350,13 @@ _NAMES: dict[str, dict[str, _Named]] = {
 
 
 # pickle.Unpickler is quicker and cannot leave instructions out; arrays come as one instruction each
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
+_Python: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _Unpickler(_Python):
     """Python's own reader without the instructions that are not data."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch = dict(_Python.dispatch)
     for _gone in (
         *(pickle.PERSID, pickle.BINPERSID, pickle.EXT1, pickle.EXT2, pickle.EXT4),
         *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX),
@@ -471,7 +473,13 @@ def _saved_by_torch(path: Path) -> Any:
     try:
         files.check_archive(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, ValueError, RuntimeError, zipfile.BadZipFile, EOFError) as error:
+    except (
+        pickle.UnpicklingError,
+        ValueError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        EOFError,
+    ) as error:
         said = " ".join(str(error).split())
         raise NotData(
             f"{path.name}: not a torch file of tensors alone, nothing was run ({said[:300]}); "
