@@ -1,5 +1,5 @@
-"""Token ids in somebody else's file -> token sequences, by the profile's text encoder, where the ids
-are of its vocabulary."""
+"""Token ids in somebody else's file -> token sequences, by the profile's text encoder, where the
+ids are of its vocabulary."""
 
 from __future__ import annotations
 

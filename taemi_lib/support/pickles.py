@@ -14,6 +14,9 @@ import hashlib
 import io
 import os
 import pickle
+import re
+import struct
+import warnings
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -99,12 +102,23 @@ class _Reader:
         self._hash, self._reads, self._bytes = hashlib.sha256(), 0, 0
 
     def read(self, count: int) -> bytes:
-        if count > self._left:
-            raise NotData(f"claims {count:,} bytes where the file has {self._left:,} left")
+        self.check(count)
         return self._took(self._file.read(count))
+
+    def readinto(self, place: bytearray) -> int:
+        view = memoryview(place)
+        for start in range(0, len(view), 1 << 24):
+            piece = self.read(min(1 << 24, len(view) - start))
+            view[start : start + len(piece)] = piece
+        return len(view)
 
     def readline(self) -> bytes:
         return self._took(self._file.readline())
+
+    def check(self, count: int) -> None:
+        """Raises NotData where fewer bytes are left."""
+        if count > self._left:
+            raise NotData(f"claims {count:,} bytes where the file has {self._left:,} left")
 
     def finish(self) -> int:
         """Read (and hash) the rest; how much it was."""
@@ -143,6 +157,7 @@ class _Named:
     """An admitted name. It can be called, and nothing else can be done with it."""
 
     __slots__ = ("build",)
+    build: Callable[..., Any]
 
     def __init__(self, build: Callable[..., Any]):
         object.__setattr__(self, "build", build)
@@ -182,7 +197,7 @@ class _Kind:
         order = order.decode("latin1") if isinstance(order, bytes) else order
         if order not in ("<", ">", "|", "="):
             raise NotData(f"an array with byte order {order!r:.20}")
-        self.dtype = self.dtype.newbyteorder(order)
+        self.dtype = self.dtype.newbyteorder(order)  # type: ignore[arg-type]
 
 
 class _Array(np.ndarray):
@@ -202,7 +217,8 @@ class _Array(np.ndarray):
                 raise NotData(f"an array of {shape} objects whose list does not fit")
         else:
             _check_bytes(content, shape, dtype)
-        super().__setstate__((1, shape, dtype, bool(columns_first), content))
+        checked: Any = (1, shape, dtype, bool(columns_first), content)
+        super().__setstate__(checked)
 
 
 def _shape(shape: Any) -> tuple[int, ...]:
@@ -287,7 +303,7 @@ def _storage(content: Any) -> Any:
         raise NotData("a tensor whose content is not bytes")
     if content[:2] == b"PK":
         raise NotData("a tensor whose content is an archive")
-    found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    found = _weights(io.BytesIO(content))
     if not isinstance(found, torch.storage.TypedStorage | torch.UntypedStorage):
         raise NotData("a tensor whose content is something else")
     return found
@@ -369,6 +385,7 @@ class _Unpickler(_Python):
     def __init__(self, reader: _Reader):
         # Python 2 wrote bytes and text alike; latin1 keeps each byte
         super().__init__(reader, fix_imports=False, encoding="latin1")
+        self._reader = reader
 
     def load(self) -> Any:
         try:
@@ -391,6 +408,15 @@ class _Unpickler(_Python):
                 f"{_REMEDY}"
             )
         return found
+
+    def load_bytearray8(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))
+        self._reader.check(size)  # before room is made for them
+        content = bytearray(size)
+        self.readinto(content)
+        self.append(content)
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
     def load_build(self) -> None:
         """Only arrays and their types are filled; others would get attributes."""
@@ -472,20 +498,23 @@ def _saved_by_torch(path: Path) -> Any:
     """A file of torch.save, through torch's own reader of weights."""
     try:
         files.check_archive(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        ValueError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        EOFError,
-    ) as error:
-        said = " ".join(str(error).split())
-        raise NotData(
-            f"{path.name}: not a torch file of tensors alone, nothing was run ({said[:300]}); "
-            f"{_REMEDY}"
-        ) from error
+        found = _weights(path)
+    except ValueError as error:  # NotData is one
+        raise NotData(f"{path.name}: {error}") from error
     return _without_tensors(found)
+
+
+def _weights(source: Path | io.BytesIO) -> Any:
+    """torch.load of tensors alone. Its own messages advise to load everything, which is left out."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds, for what is damaged or refused
+        name = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"names {name[1]}, which is not data" if name else "is damaged or more than tensors"
+        raise NotData(
+            f"a file of torch.save that {what}; nothing of it was run; {_REMEDY}"
+        ) from None
 
 
 def _without_tensors(found: Any, depth: int = 0) -> Any:

@@ -10,7 +10,15 @@ import runpy
 from pathlib import Path
 
 from taemi_lib.data.readers import hf, merbench, mmsa, mult, own, vidmimic2
-from taemi_lib.data.readers.base import READERS, FeatureClip, Options, Reader, Source, reader
+from taemi_lib.data.readers.base import (
+    READERS,
+    SPLITS,
+    FeatureClip,
+    Options,
+    Reader,
+    Source,
+    reader,
+)
 from taemi_lib.errors import ChoiceError
 
 
@@ -60,6 +68,7 @@ def exists(path: str | Path) -> Path:
 
 __all__ = [
     "READERS",
+    "SPLITS",
     "FeatureClip",
     "Options",
     "Reader",
