@@ -57,11 +57,8 @@ def expected(made):
     return {clip.name.replace("$_$", "__"): clip.arrays for part in made.values() for clip in part}
 
 
-def mmsa(
-    path, kind="unaligned", sims=False, ids_only=False, words=None, change=None, protocol=4, **kw
-):
-    """MOSI- or SIMS-shaped. words: {row: (transcript, ids)} of real token ids. change: a function of
-    the dictionary."""
+def mmsa(path, kind="unaligned", sims=False, ids_only=False, change=None, protocol=4, **kw):
+    """MOSI- or SIMS-shaped. change: a function of the dictionary, before it is written."""
     made, scale = clips(aligned=kind == "aligned", **kw), 1 if sims else 3
     whole = {}
     for split, part in made.items():

@@ -98,11 +98,12 @@ class _Reader:
     beyond what the machine can take."""
 
     def __init__(self, file: Any, size: int, seen: Callable[[int], object] | None = None):
-        self._file, self._left, self._seen = file, size, seen
+        self._file, self._left, self._seen, self.size = file, size, seen, size
         self._hash, self._reads, self._bytes = hashlib.sha256(), 0, 0
 
     def read(self, count: int) -> bytes:
-        self.check(count)
+        if count > self._left:
+            raise NotData(f"claims {count:,} bytes where the file has {self._left:,} left")
         return self._took(self._file.read(count))
 
     def readinto(self, place: bytearray) -> int:
@@ -114,11 +115,6 @@ class _Reader:
 
     def readline(self) -> bytes:
         return self._took(self._file.readline())
-
-    def check(self, count: int) -> None:
-        """Raises NotData where fewer bytes are left."""
-        if count > self._left:
-            raise NotData(f"claims {count:,} bytes where the file has {self._left:,} left")
 
     def finish(self) -> int:
         """Read (and hash) the rest; how much it was."""
@@ -411,7 +407,8 @@ class _Unpickler(_Python):
 
     def load_bytearray8(self) -> None:
         (size,) = struct.unpack("<Q", self.read(8))
-        self._reader.check(size)  # before room is made for them
+        if size > self._reader.size:  # before room is made for them
+            raise NotData(f"claims {size:,} bytes, and the file has {self._reader.size:,}")
         content = bytearray(size)
         self.readinto(content)
         self.append(content)
@@ -505,7 +502,8 @@ def _saved_by_torch(path: Path) -> Any:
 
 
 def _weights(source: Path | io.BytesIO) -> Any:
-    """torch.load of tensors alone. Its own messages advise to load everything, which is left out."""
+    """torch.load of tensors alone. Its own messages, which advise to load everything, are not passed
+    on."""
     try:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(source, map_location="cpu", weights_only=True)
