@@ -17,6 +17,7 @@ from taemi_lib.profiles import EMOTIONS
 
 WIDTHS = {"audio": 5, "vision": 4, "text": 6}
 SPLITS = {"train": 8, "valid": 4, "test": 4}
+LETTER = {"train": "t", "valid": "v", "val": "v", "validation": "v", "test": "x"}
 LONGEST = {"audio": 9, "vision": 7, "text": 6}
 
 
@@ -39,7 +40,11 @@ def clips(counts=SPLITS, seed=0, aligned=False):
     rng = np.random.default_rng(seed)
     return {
         split: [
-            Clip(f"vid{split[0]}{i // 2}$_${i}", rng, int(rng.integers(2, 6)) if aligned else None)
+            Clip(
+                f"vid{LETTER[split]}{i // 2}$_${i}",
+                rng,
+                int(rng.integers(2, 6)) if aligned else None,
+            )
             for i in range(count)
         ]
         for split, count in counts.items()
@@ -152,7 +157,7 @@ def save(path, array):
 def vidmimic2(folder):
     """Faces as pickled arrays, sound as pickled tensors; test ids have no labels."""
     rng, found, rows = np.random.default_rng(0), {}, {"train": [], "valid": []}
-    for number in range(20):
+    for number in range(40):
         name = f"{number:05d}"
         arrays = {
             "audio": rng.normal(size=(int(rng.integers(2, 6)), 5)).astype(np.float32),
@@ -166,8 +171,8 @@ def vidmimic2(folder):
             (folder / place).mkdir(parents=True, exist_ok=True)
             (folder / place / f"{name}.pkl").write_bytes(pickle.dumps(value))
         labels = np.clip(0.5 + arrays["audio"][:, 0].mean() / 4 + rng.normal(size=6) / 20, 0, 1)
-        if number < 18:
-            part = "train" if number < 12 else "valid"
+        if number < 38:
+            part = "train" if number < 30 else "valid"
             rows[part].append({"Filename": name, **dict(zip(EMOTIONS, labels, strict=True))})
     for part, table in rows.items():
         pd.DataFrame(table).to_csv(folder / f"{part}_split.csv", index=False)

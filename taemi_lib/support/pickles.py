@@ -502,8 +502,8 @@ def _saved_by_torch(path: Path) -> Any:
 
 
 def _weights(source: Path | io.BytesIO) -> Any:
-    """torch.load of tensors alone. Its own messages, which advise to load everything, are not passed
-    on."""
+    """torch.load of tensors alone. Its own messages are not passed on: they advise to load
+    everything."""
     try:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(source, map_location="cpu", weights_only=True)

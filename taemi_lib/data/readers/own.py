@@ -12,15 +12,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from taemi_lib.data.manifest import COLUMNS
 from taemi_lib.data.readers.base import SPLITS, FeatureClip, Source, reader, steps
 from taemi_lib.data.tables import hold_out
-from taemi_lib.profiles import EMOTIONS, MODALITIES
+from taemi_lib.profiles import MODALITIES, TABLE_COLUMNS
 
 TEST_SHARE = 0.2  # of labelled clips, as of tables of clips
 _ENDINGS = (".npy", ".safetensors")
 # columns of a clip table that are no labels
-NO_TARGETS = {"clip_id", "split", "group", "transcript"} | (set(COLUMNS) - set(EMOTIONS))
+NO_TARGETS = set(TABLE_COLUMNS)
 
 
 def recognises(source: Source) -> bool:
