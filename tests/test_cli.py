@@ -14,7 +14,9 @@ from taemi_lib.errors import RunError
 from taemi_lib.profiles import PROFILES, ROOT, load
 from taemi_lib.workspace import Workspace
 
-COMMANDS = "run extract train evaluate predict compare grid profiles fetch notebooks render".split()
+COMMANDS = (
+    "run extract import train evaluate predict compare grid profiles fetch notebooks render"
+).split()
 
 
 def command_line(*arguments):
@@ -43,7 +45,7 @@ def test_every_command_and_option_explains_itself(command, capsys):
     for name, parameter in ((p.name, p) for p in cli.taemi.commands[command].params):
         if parameter.param_type_name == "option":
             assert parameter.help, f"{command} {name}"
-    if command in COMMANDS[:7]:
+    if command in COMMANDS[:8] and command != "import":  # which needs no clips and makes no runs
         assert "--profile" in said and "--set NAME=VALUE" in said and "--runs-root" in said
 
 
@@ -95,7 +97,7 @@ def test_profiles_are_listed_and_printed_whole(capsys, tmp_path):
         (["run", "--form", "03"], ["'--form'", "'--from'"]),
         (["profiles", "--set", "model.width=32"], ["taemi profiles demo --set"]),
         (["extract", "--profile", "own"], ["--set data.table=clips.csv"]),
-        (["tune"], ["'tune'", "run, extract, train"]),
+        (["tune"], ["'tune'", "run, extract, import, train"]),
         (["train"], ["SYSTEM"]),
         (["train", "tame"], ["'tame'", "taemi", "--import"]),
         (["train", "taemi", "--import", "gone.py"], ["gone.py", "no such file"]),

@@ -1,10 +1,10 @@
 """From a feature file to a comparison, on the command line: every format, and a file whose true
 answer is known."""
 
+import made_features as made
 import pandas as pd
 import pytest
 
-import made_features as made
 from taemi_lib import cli
 from taemi_lib.runs import load_run
 
