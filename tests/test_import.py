@@ -395,6 +395,15 @@ def test_formats_that_nobody_knows_and_places_that_are_not_there_are_named(folde
         brought(folder / "x.pkl", tmp_path / "store", "mmsa")
 
 
+def test_a_pickle_without_an_ending_is_recognised_and_a_text_is_not(folder, tmp_path):
+    made.mmsa(folder / "mosi.pkl")
+    (folder / "mosi.pkl").rename(folder / "mosi")
+    assert brought(folder / "mosi", tmp_path / "store").format == "mmsa"
+    (folder / "notes.txt").write_text("no features")
+    with pytest.raises(ChoiceError, match="none of the known formats"):
+        brought(folder / "notes.txt", tmp_path / "other")
+
+
 def test_a_file_larger_than_the_memory_is_refused_with_what_it_would_need(
     folder, tmp_path, monkeypatch
 ):

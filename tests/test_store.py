@@ -55,6 +55,22 @@ def test_what_goes_in_comes_out_in_half_precision(tmp_path):
     assert store.report("damaged")["modality"].tolist() == ["audio"]
 
 
+def test_imported_features_come_out_as_they_went_in(tmp_path):
+    store, given = Store(tmp_path, MADE_BY), features(pooled=np.full(4, 1e6, np.float32))
+    store.write(given, exact=True)
+    there = Store(tmp_path).read("a")
+    assert there.audio.values.dtype == there.pooled.dtype == np.float32
+    np.testing.assert_array_equal(there.audio.values, given.audio.values)
+    np.testing.assert_array_equal(there.pooled, given.pooled)
+
+
+def test_a_text_vector_alone_is_the_only_token():
+    clip = features(tokens=None)
+    np.testing.assert_array_equal(clip.tokens.values, np.ones((1, 4)))
+    with pytest.raises(ValueError, match="tokens and no pooled vector"):
+        features(pooled=None)
+
+
 def test_a_clip_with_nothing_keeps_its_reasons(tmp_path):
     store = Store(tmp_path, MADE_BY)
     store.write(ClipFeatures("a", absent=dict.fromkeys(("audio", "vision", "text"), "empty file")))

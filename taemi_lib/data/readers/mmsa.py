@@ -22,12 +22,20 @@ LABEL, UNIMODAL = "Sentiment", ("T", "A", "V")
 
 
 def recognises(source: Source) -> bool:
-    return bool(_splits(source, "regression_labels"))
+    return is_pickle(source) and bool(_splits(source, "regression_labels"))
+
+
+def is_pickle(source: Source) -> bool:
+    """By its name or its first byte, which protocol 2 and later begin with."""
+    if not source.path.is_file():
+        return False
+    with source.path.open("rb") as file:
+        return source.path.suffix in (".pkl", ".pickle", ".p") or file.read(1) == b"\x80"
 
 
 def _splits(source: Source, key: str) -> dict[str, Mapping[str, Any]]:
     """The splits of a pickle of splits that have this key."""
-    if not source.path.is_file() or source.path.suffix not in (".pkl", ".pickle", ".p"):
+    if not source.path.is_file():
         return {}
     found = source.pickle()
     return {

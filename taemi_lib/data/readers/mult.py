@@ -18,12 +18,12 @@ import numpy as np
 
 from taemi_lib.data.readers import padded
 from taemi_lib.data.readers.base import SPLITS, FeatureClip, Source, as_array, reader, text_of
-from taemi_lib.data.readers.mmsa import LABEL, _splits
+from taemi_lib.data.readers.mmsa import LABEL, _splits, is_pickle
 from taemi_lib.profiles import MODALITIES
 
 
 def recognises(source: Source) -> bool:
-    return bool(_splits(source, "labels"))
+    return is_pickle(source) and bool(_splits(source, "labels"))
 
 
 @reader("mult", "a pickle of MulT or MultiBench: train, valid, test with labels", recognises)
