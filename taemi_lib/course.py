@@ -272,6 +272,7 @@ def run(
     """
     asked = profiles.load(profile, settings, "--set")
     workspace = Workspace(asked, data_root, runs_root, device)
+    _refuse_features(workspace)
     workspace.check()
     if not workspace.generated:
         workspace.clips()  # a table or folder that breaks rules is refused before anything runs
@@ -292,6 +293,16 @@ def run(
     if rewrite:
         rewrite_figures()
     return _execute_all(paths, accepted, given, Places(workspace.open_folder()), bool(first))
+
+
+def _refuse_features(workspace: Workspace) -> None:
+    """Most notebooks listen to clips and look at them: features alone are nothing to them."""
+    if workspace.profile.data.source == "features":
+        raise ChoiceError(
+            f"profile {workspace.profile.name!r} has imported features, and the course reads clips:"
+            " `taemi train`, `taemi compare` and `taemi evaluate` take them, and notebook A2 takes "
+            "their file: taemi run --from A2 -p features_file FILE"
+        )
 
 
 def _located(profile: str) -> Path:

@@ -155,6 +155,7 @@ def test_unknown_names_are_refused_before_anything_runs(small_course):
         ({"first": "07"}, ["'07'", "03_first", "A1_last"]),
         ({"device": "tpu"}, ["'tpu'", "cuda"]),
         ({"profile": "dmo"}, ["'dmo'", "demo", "smoke", "paper"]),
+        ({"profile": "features"}, ["reads clips", "A2", "train", "compare", "evaluate"]),
     ]:
         with pytest.raises(ChoiceError) as caught:
             small_course(**options)

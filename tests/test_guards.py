@@ -29,7 +29,7 @@ MAIN = [
     "07_systems_compared",
     "09_your_own_clips",
 ]
-COURSE = [*MAIN, "appendix/A1_micro_backbones"]
+COURSE = [*MAIN, "appendix/A1_micro_backbones", "appendix/A2_your_own_features"]
 COMMON = list(notebook.COMMON)
 LARGEST = 2_000_000  # bytes of a notebook
 COMPARED = 0.6  # least share of the code cells whose outputs nbval compares
