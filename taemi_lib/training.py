@@ -5,8 +5,8 @@ Datasets go in, a run comes out: config, history, best and last checkpoint, pred
 selection split, metrics. Killed at any moment, the same call continues and ends in the same
 numbers, because every epoch starts from a seed made of (seed, epoch) and from the state that the
 epoch before left in `last/`. A system may bring stages, a loss, settings of its own and a
-calibration (models.base.System: `stages`, `begin`, `loss`, `preset`, `calibrate`); nothing here
-asks which system it trains.
+calibration, and keep something of the clips from epoch to epoch (models.base.System: `stages`,
+`begin`, `loss`, `preset`, `calibrate`, `observe`); nothing here asks which system it trains.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _train_stage(work: _Work, stage: str, history: list[dict]) -> None:
             improved = runs.merit(entry) > max([-math.inf, *map(runs.merit, history[earlier:])])
             history.append(entry)
             bar.set_postfix_str(f"{_reached(entry)}, training loss {entry['loss']:.4f}")
-            state = _optimizer_state(accelerator, optimizer)
+            state = _optimizer_state(accelerator, optimizer, plain)
             _keep(work, plain, state, history, best if improved else None)
 
 
@@ -292,6 +292,7 @@ def _one_epoch(
             output = network(batch)
             loss = plain.loss(output, batch)
             accelerator.backward(loss)
+            plain.observe(output, batch)
             if accelerator.sync_gradients:
                 if training.clip_value is not None:
                     accelerator.clip_grad_value_(network.parameters(), training.clip_value)
@@ -337,8 +338,10 @@ class Schedule:
 # --- state: what is written, and how it comes back
 
 
-def _optimizer_state(accelerator: Accelerator, optimizer) -> dict:
+def _optimizer_state(accelerator: Accelerator, optimizer, network: System) -> dict:
     state = {"optimizer": optimizer.state_dict()}
+    if kept := network.training_state():
+        state["system"] = kept
     if accelerator.scaler is not None:
         state["scaler"] = accelerator.scaler.state_dict()
     return state
@@ -355,6 +358,7 @@ def _resume(last: Path, accelerator: Accelerator, network, optimizer) -> None:
         saved = torch.load(place, map_location=accelerator.device, weights_only=True)
         optimizer.load_state_dict(saved["optimizer"])
         _refuse_other_shapes(optimizer)
+        accelerator.unwrap_model(network).load_training_state(saved.get("system", {}))
         if accelerator.scaler is not None and "scaler" in saved:
             accelerator.scaler.load_state_dict(saved["scaler"])
     except UnpicklingError as error:  # its own text advises to read the file all the same

@@ -178,7 +178,9 @@ def test_its_gradients_are_finite_with_absent_modalities_and_reach_every_part(na
             clips, present={m: half if m in missing else everything for m in MODALITIES}
         )
         model.zero_grad()
-        model.loss(model(given), given).backward()
+        output = model(given)
+        model.loss(output, given).backward()
+        model.observe(output, given)  # as training does
         for key, parameter in model.named_parameters():
             if parameter.grad is not None:
                 assert parameter.grad.isfinite().all(), key

@@ -8,7 +8,7 @@ never asks which system it has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -96,7 +96,10 @@ class Output:
     losses               {name: scalar} what a system wants minimised beside its main loss (already
                          weighted)
     parts                {name: (B, K)} predictions of the parts of a system that combines
-                         predictions (late fusion)
+                         predictions (late fusion) or learns beside it what each modality says
+    weights              {modality: (B,)} how much each clip's modalities count, in a system that
+                         weighs them; they add up to 1 over those it was shown
+    vectors              {name: (B, D)} what a system's own loss, or `observe`, reads of each clip
     """
 
     prediction: Tensor
@@ -104,6 +107,8 @@ class Output:
     kept: dict[str, Tensor] = field(default_factory=dict)
     losses: dict[str, Tensor] = field(default_factory=dict)
     parts: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    vectors: dict[str, Tensor] = field(default_factory=dict)
 
 
 REGISTERED: dict[str, type[System]] = {}  # name -> class, in the order of definition
@@ -129,7 +134,8 @@ class System(  # type: ignore[call-arg]  # the mixin takes these arguments
     the number of targets, `outputs`. A system takes what it needs of them.
 
     What training asks of a system, all of it optional: `loss` (or `Output.losses` beside the usual
-    one), `stages` with `begin`, `preset` and `calibrate`.
+    one), `stages` with `begin`, `preset` and `calibrate`; and `observe` with `training_state`, of
+    a system that remembers training clips.
     """
 
     name: ClassVar[str]
@@ -230,6 +236,23 @@ class System(  # type: ignore[call-arg]  # the mixin takes these arguments
         In evaluation mode, without gradients. Must depend on the weights and the batches only, or a
         resumed run would differ.
         """
+
+    def observe(self, output: Output, batch: Batch) -> None:
+        """Called with each batch of training, after its gradients and before the weights move: a
+        system that keeps something of the training clips from epoch to epoch does so here, outside
+        of its parameters and buffers, and by Batch.clip_id. No gradients."""
+
+    def training_state(self) -> dict[str, Any]:
+        """What `observe` has kept in the present stage: tensors, numbers, names, lists and
+        dictionaries of these. Stored with the optimiser's state after each epoch, and in no
+        checkpoint."""
+        return {}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Put back what `training_state` returned, when an interrupted run continues. Raises
+        ValueError for anything else."""
+        if state:
+            raise ValueError(f"{self.name} keeps nothing beside its weights")
 
     def check(self, batch: Batch) -> None:
         """Raises ValueError naming both sizes when the batch's features are not as wide as this
