@@ -1,5 +1,6 @@
 """Work that may cost a process its life: the item that did it is named, the others are done."""
 
+import contextlib
 import json
 import os
 import signal
@@ -69,7 +70,14 @@ def outcomes(where, *deeds, processes=1, seconds=30.0, start=ready, arguments=()
 
 
 def children():
-    return [one for one in psutil.Process().children() if "spawn_main" in " ".join(one.cmdline())]
+    """The processes that were started for work, by the fork server or (elsewhere) by this one."""
+    found, servers = [], []
+    for one in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            line = " ".join(one.cmdline())
+            found += [one] * ("spawn_main" in line)
+            servers += [one] * ("forkserver" in line)
+    return found + [one for server in servers for one in server.children()]
 
 
 @pytest.fixture(autouse=True)
