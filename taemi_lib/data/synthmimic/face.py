@@ -94,7 +94,7 @@ def paint(
     identity: Identity, expression: np.ndarray, shift: tuple[float, float] = (0.0, 0.0)
 ) -> np.ndarray:
     """One picture (SIZE, SIZE, 3) uint8 of a face. `shift` moves the head, in half-widths."""
-    act = dict(zip(EXPRESSION, expression.tolist()))
+    act = dict(zip(EXPRESSION, map(float, expression)))
     canvas = SIZE * _SCALE
     unit = canvas * 0.27
     image = Image.new("RGB", (canvas, canvas), identity.background)
