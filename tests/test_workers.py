@@ -173,6 +173,45 @@ def test_an_idle_process_that_is_killed_loses_nothing(tmp_path):
         assert result == "abcd"[number].upper() or isinstance(result, workers.Lost)
 
 
+FOLDER = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+from taemi_lib.support import workers
+def found(item):
+    return [sys.modules[item].__file__ if item in sys.modules else None, os.environ.get("CHOSEN")]
+def ready():
+    pass
+if __name__ == "__main__":
+    os.environ["CHOSEN"] = "first"
+    for _ in workers.each(["json"], found, ready):
+        pass
+    os.environ["CHOSEN"] = "later"
+    print(json.dumps([result for _, result in workers.each(sys.argv[2:], found, ready)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
+def test_processes_begin_with_what_was_imported_and_this_environment(tmp_path):
+    for shadow in ("whisper", "taemi_lib"):  # in the current folder, where the script is not
+        (tmp_path / shadow).mkdir()
+        (tmp_path / shadow / "__init__.py").write_text("raise SystemExit('a stranger')")
+    place = tmp_path / "scripts"
+    place.mkdir()
+    (place / "command.py").write_text(FOLDER)
+    wanted = ("transformers", "taemi_lib.workspace", "torch")
+    done = subprocess.run(
+        [sys.executable, str(place / "command.py"), str(ROOT), *wanted],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    )
+    assert done.returncode == 0, done.stderr
+    files, chosen = zip(*json.loads(done.stdout))
+    assert all(files) and Path(files[1]) == ROOT / "taemi_lib" / "workspace.py"
+    assert set(chosen) == {"later"}
+
+
 COMMAND = """
 import json, sys, time
 sys.path[:0] = json.loads(sys.argv[1])

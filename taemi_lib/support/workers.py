@@ -37,8 +37,7 @@ except ImportError:  # Windows has no such limits
 
 GUARD = 'if __name__ == "__main__":'
 CHANCES = 2  # how often an item may cost its process the life; once may be another program's doing
-# what the encoders and the training loop import, in seconds
-_PRELOADED = ("taemi_lib.features.encoders", "taemi_lib.workspace", "torch._dynamo")
+_AHEAD = "taemi_lib.support.ahead"  # what processes hold already when they start
 _PATIENCE = 1.0  # s between looks at whether a pool that answers nothing is still alive
 
 
@@ -84,7 +83,7 @@ def context(device: str) -> BaseContext:
     if sys.platform != "linux" or device != "cpu":
         return multiprocessing.get_context("spawn")
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(list(_PRELOADED))
+    found.set_forkserver_preload([_AHEAD])
     here = dict(os.environ)
     # The server has to import from where this process does; by itself it would look into the
     # current folder first, and not where a script has added to the path.
