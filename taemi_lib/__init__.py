@@ -6,6 +6,8 @@ neither torch nor a GPU.
 
 from importlib import import_module
 
+from taemi_lib.support.imports import without_collecting
+
 # public name -> the module that defines it, or that it is.
 # A function never shares its name with a module here: importing the module would hide the function.
 _LAZY = {
@@ -26,7 +28,8 @@ def __getattr__(name: str):
         raise AttributeError(
             f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}"
         )
-    value = import_module(f".{_LAZY[name]}", __name__)
+    with without_collecting():
+        value = import_module(f".{_LAZY[name]}", __name__)
     if _LAZY[name].rpartition(".")[2] != name:
         value = getattr(value, name)
     globals()[name] = value

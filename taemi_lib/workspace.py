@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -517,7 +516,7 @@ def side_by_side(work: Callable[[Job], None], jobs: Sequence[Job]) -> None:
     others = [job for job in jobs if job not in own]
     with tqdm(total=len(jobs), desc="training", unit="run", disable=not workspace.progress) as bar:
         if others:
-            _in_processes(work, others, workspace, chosen.type == "cuda", bar)
+            _in_processes(work, others, workspace, chosen.type, bar)
         for job in own:
             work(job)
             bar.update()
@@ -529,14 +528,14 @@ def _only_here(system: type[System]) -> bool:
 
 
 def _in_processes(
-    work: Callable[[Job], None], jobs: list[Job], workspace: Workspace, cuda: bool, bar: tqdm
+    work: Callable[[Job], None], jobs: list[Job], workspace: Workspace, device: str, bar: tqdm
 ) -> None:
-    count = 1 if cuda else min(workspace.processes or os.cpu_count() or 1, len(jobs))
-    context = multiprocessing.get_context("spawn")
+    count = 1 if device == "cuda" else min(workspace.processes or os.cpu_count() or 1, len(jobs))
     homes = tuple(sorted({job.system.__module__ for job in jobs}))
     own = (str(sys.modules[home].__file__) for home in homes if home.startswith(models.USER))
     given = (*dict.fromkeys((*workspace.imports, *own)),)
-    with ProcessPoolExecutor(count, context, _prepare, (given, homes)) as executor:
+    context, arguments = workers.context(device), (given, homes, dict(os.environ))
+    with ProcessPoolExecutor(count, context, _prepare, arguments) as executor:
         started = {executor.submit(work, job): job for job in jobs}
         for done in as_completed(started):
             try:
@@ -548,9 +547,10 @@ def _in_processes(
             bar.set_postfix_str(str(started[done]))
 
 
-def _prepare(own_files: Sequence[str], homes: Sequence[str]) -> None:
+def _prepare(own_files: Sequence[str], homes: Sequence[str], environment: dict[str, str]) -> None:
     """A worker begins: it knows every system that it will be asked for."""
     workers.end_with_parent()
+    workers.take_over(environment)
     for path in own_files:
         models.import_systems(path)
     for home in homes:

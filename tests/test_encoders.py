@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import whisper
 from inputs import (
     SHARED,
     WORDS,
@@ -17,6 +18,7 @@ from inputs import (
     text_folder,
     tone,
 )
+from safetensors.torch import load_file, save_file
 
 from taemi_lib import profiles
 from taemi_lib.data.media import Unreadable, read_audio
@@ -128,19 +130,34 @@ def test_text_is_tokens_and_their_summary(tmp_path):
         TextEncoder(folder).encode("  ")
 
 
-def test_the_compact_whisper_folder_expands_to_a_whole_vocabulary(tmp_path):
-    model, sample_len = load_micro(speech_folder(tmp_path / "s"))
-    table = model.decoder.token_embedding.weight
-    assert table.shape == (51_864, 16) and sample_len == 4
-    assert table[640].abs().sum() > 0 and table[641].abs().sum() == 0
+def test_the_compact_whisper_folder_says_what_one_with_a_whole_vocabulary_says(tmp_path):
+    folder = speech_folder(tmp_path / "s")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["token_embedding.other"] = torch.randn(16)
+    save_file(tensors, folder / "model.safetensors")
+    compact, sample_len = load_micro(folder)
+    assert sample_len == 4 and compact.dims.n_vocab == 51_864
+    table = tensors["token_embedding.other"].float().repeat(51_864, 1)
+    table[tensors["token_embedding.ids"].long()] = tensors["token_embedding.rows"].float()
+    whole = whisper.Whisper(compact.dims)
+    whole.load_state_dict(
+        compact.state_dict() | {"decoder.token_embedding.weight": table}, strict=True
+    )
+    tokens = torch.tensor([[50_257, 640, 641, 1234, 51_863]])
+    heard = torch.randn(1, 100, 16)
+    with torch.inference_mode():
+        embedded = compact.decoder.token_embedding(tokens)
+        assert torch.equal(embedded, whole.decoder.token_embedding(tokens))
+        expected = whole.decoder(tokens, heard)
+        assert expected.shape == (1, 5, 51_864)
+        torch.testing.assert_close(compact.decoder(tokens, heard), expected)
+    assert expected[0, 0, 640] != expected[0, 0, 641] == expected[0, 0, 642]
     with pytest.raises(EncoderError, match=r"has no model\.safetensors"):
-        (tmp_path / "s" / "model.safetensors").unlink()
-        load_micro(tmp_path / "s")
+        (folder / "model.safetensors").unlink()
+        load_micro(folder)
 
 
 def test_a_short_context_hears_every_window_but_no_tiny_rest(tmp_path, monkeypatch):
-    import whisper
-
     speech = SpeechToText(str(speech_folder(tmp_path / "s")))
     said = iter(["one", "two", "three"])
     windows = []

@@ -73,16 +73,22 @@ def own_table(generated, tmp_path_factory):
     return place / "clips.csv"
 
 
+@pytest.fixture(scope="module")
+def runs_root(tmp_path_factory):
+    """One for both sources: they never share a folder, and what stands in is generated once."""
+    return tmp_path_factory.mktemp("runs")
+
+
 def options(settings):
     return [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
 
 
 @pytest.mark.slow
 def test_own_clips_from_a_table_to_predictions_without_a_line_of_python(
-    own_table, encoders, tmp_path, capsys
+    own_table, encoders, runs_root, tmp_path, capsys
 ):
     given = ["--profile", "own", "--set", f"data.table={own_table}"]
-    given += [*options(SMALL | encoders), "--runs-root", str(tmp_path / "runs"), "--device", "cpu"]
+    given += [*options(SMALL | encoders), "--runs-root", str(runs_root), "--device", "cpu"]
 
     assert cli.main(["extract", *given]) == 0
     said = capsys.readouterr().out
@@ -90,7 +96,7 @@ def test_own_clips_from_a_table_to_predictions_without_a_line_of_python(
     assert cli.main(["extract", *given]) == 0  # found, not made again
 
     assert cli.main(["train", "taemi", *given]) == 0
-    (run,) = tmp_path.glob("runs/*/systems/csv/taemi/seed0")
+    (run,) = runs_root.glob("*/systems/csv/taemi/seed0")
     assert "mean rho" in capsys.readouterr().out
     assert cli.main(["evaluate", str(run), *given, "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)
@@ -109,10 +115,9 @@ def test_own_clips_from_a_table_to_predictions_without_a_line_of_python(
     assert table["Filename"].str.startswith("take ").all()
     assert np.isfinite(table[list(EMOTIONS)].to_numpy()).all()
 
-    run_notebooks(
-        "own", SMALL | encoders | {"data.table": str(own_table)}, tmp_path, "000102030405"
-    )
-    evaluation = tmp_path.glob("runs/*/evaluation.json")
+    settings = SMALL | encoders | {"data.table": str(own_table)}
+    run_notebooks("own", settings, tmp_path, "000102030405", runs_root)
+    evaluation = runs_root.glob("own*/evaluation.json")
     assert json.loads(next(evaluation).read_text())["clips"] > 0
 
 
@@ -134,19 +139,21 @@ def official(generated, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_official_layout_goes_through_the_notebooks(official, encoders, tmp_path):
+def test_the_official_layout_goes_through_the_notebooks(official, encoders, runs_root, tmp_path):
     settings = SMALL | encoders
     with pytest.raises(CourseError, match="data.missing_files"):
-        run_notebooks("paper", settings, tmp_path, "01", data_root=str(official))
+        run_notebooks("paper", settings, tmp_path, "01", runs_root, data_root=str(official))
     settings |= {"data.missing_files": "skip"}
-    said = run_notebooks("paper", settings, tmp_path, "00010203040507", data_root=str(official))
+    said = run_notebooks(
+        "paper", settings, tmp_path, "00010203040507", runs_root, data_root=str(official)
+    )
     assert "missing" in said["01"] or "skipped" in said["01"]
     for notebook in ("06", "07"):
         if notebook in said:
             assert "OF THE DEMO" in said[notebook]
 
 
-def run_notebooks(profile, settings, folder, which, data_root="data"):
+def run_notebooks(profile, settings, folder, which, runs_root, data_root="data"):
     """{number: all text output} of these notebooks, executed as `taemi run` does."""
     said = {}
     for path in course.notebooks_in(ROOT / "notebooks"):
@@ -156,7 +163,7 @@ def run_notebooks(profile, settings, folder, which, data_root="data"):
                 "profile": profile,
                 "settings": settings,
                 "data_root": data_root,
-                "runs_root": str(folder / "runs"),
+                "runs_root": str(runs_root),
                 "device": "cpu",
             }
             output = folder / "notebooks" / path.name

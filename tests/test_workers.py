@@ -1,5 +1,6 @@
 """Work that may cost a process its life: the item that did it is named, the others are done."""
 
+import contextlib
 import json
 import os
 import signal
@@ -69,7 +70,14 @@ def outcomes(where, *deeds, processes=1, seconds=30.0, start=ready, arguments=()
 
 
 def children():
-    return [one for one in psutil.Process().children() if "spawn_main" in " ".join(one.cmdline())]
+    """The processes that were started for work, by the fork server or (elsewhere) by this one."""
+    found, servers = [], []
+    for one in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            line = " ".join(one.cmdline())
+            found += [one] * ("spawn_main" in line)
+            servers += [one] * ("forkserver" in line)
+    return found + [one for server in servers for one in server.children()]
 
 
 @pytest.fixture(autouse=True)
@@ -163,6 +171,45 @@ def test_an_idle_process_that_is_killed_loses_nothing(tmp_path):
     assert sorted(found) == [0, 1, 2, 3]
     for number, result in found.items():  # at work or not, it had its second chance, or a name
         assert result == "abcd"[number].upper() or isinstance(result, workers.Lost)
+
+
+FOLDER = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+from taemi_lib.support import workers
+def found(item):
+    return [sys.modules[item].__file__ if item in sys.modules else None, os.environ.get("CHOSEN")]
+def ready():
+    pass
+if __name__ == "__main__":
+    os.environ["CHOSEN"] = "first"
+    for _ in workers.each(["json"], found, ready):
+        pass
+    os.environ["CHOSEN"] = "later"
+    print(json.dumps([result for _, result in workers.each(sys.argv[2:], found, ready)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
+def test_processes_begin_with_what_was_imported_and_this_environment(tmp_path):
+    for shadow in ("whisper", "taemi_lib"):  # in the current folder, where the script is not
+        (tmp_path / shadow).mkdir()
+        (tmp_path / shadow / "__init__.py").write_text("raise SystemExit('a stranger')")
+    place = tmp_path / "scripts"
+    place.mkdir()
+    (place / "command.py").write_text(FOLDER)
+    wanted = ("transformers", "taemi_lib.workspace", "torch")
+    done = subprocess.run(
+        [sys.executable, str(place / "command.py"), str(ROOT), *wanted],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    )
+    assert done.returncode == 0, done.stderr
+    files, chosen = zip(*json.loads(done.stdout))
+    assert all(files) and Path(files[1]) == ROOT / "taemi_lib" / "workspace.py"
+    assert set(chosen) == {"later"}
 
 
 COMMAND = """

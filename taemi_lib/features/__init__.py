@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from taemi_lib.features.sequences import ClipFeatures, Sequence
 from taemi_lib.features.sources import identity, missing
 from taemi_lib.features.store import Store
+from taemi_lib.support.imports import without_collecting
 
 if TYPE_CHECKING:
     from taemi_lib.features.encoders import Encoders, load_encoders
@@ -19,7 +20,8 @@ def __getattr__(name: str) -> object:
     seconds, and reading a store needs neither."""
     if name not in ("Encoders", "load_encoders"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("taemi_lib.features.encoders"), name)
+    with without_collecting():
+        return getattr(import_module("taemi_lib.features.encoders"), name)
 
 
 __all__ = [

@@ -271,7 +271,7 @@ def _results(
         return
     memory = limits.clip_memory if device == "cpu" else None
     arguments = (settings, device, memory, place)
-    results = workers.each(clips, _work, _start, arguments, count, limits.clip_seconds)
+    results = workers.each(clips, _work, _start, arguments, count, limits.clip_seconds, device)
     for number, result in results:
         if isinstance(result, workers.Lost):
             reason = f"{GIVEN_UP}{workers.CHANCES} attempts, {result.reason}"

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 import zipfile
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import whisper
 from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
 from whisper.audio import HOP_LENGTH
 from whisper.model import ModelDimensions
 from whisper.tokenizer import LANGUAGES, get_tokenizer
@@ -201,10 +203,37 @@ def _read_micro(folder: Path) -> tuple[whisper.Whisper, int | None, frozenset[in
         for name, tensor in tensors.items()
         if not name.startswith("token_embedding.")
     }
-    table = tensors["token_embedding.other"].float().repeat(dims.n_vocab, 1)  # (n_vocab, D)
-    ids = tensors["token_embedding.ids"].long()
-    table[ids] = tensors["token_embedding.rows"].float()
-    state["decoder.token_embedding.weight"] = table
-    model = whisper.Whisper(dims)
+    words = _WordTable(dims.n_vocab, tensors)
+    state["decoder.token_embedding.weight"] = words.weight
+    model = whisper.Whisper(replace(dims, n_vocab=len(words.weight)))
     model.load_state_dict(state)  # strict: a fresh Whisper is uninitialised memory
-    return model, config.get("sample_len"), frozenset(ids.tolist())
+    model.dims, model.decoder.token_embedding = dims, words
+    model.decoder.register_forward_hook(words.spread)
+    return model, config.get("sample_len"), frozenset(tensors["token_embedding.ids"].tolist())
+
+
+class _WordTable(nn.Module):
+    """The embedding of a micro vocabulary: `n_vocab` tokens, most of which share one row.
+
+    Whisper multiplies the whole table with every token that it hears; of 51,864 rows that would
+    take more time than all the rest of a demo clip's transcript. So the table stays small, and
+    `spread` gives the logits of all tokens.
+    """
+
+    row: Tensor  # (n_vocab,): which row is a token's
+
+    def __init__(self, n_vocab: int, tensors: dict[str, Tensor]):
+        super().__init__()
+        rows, other = tensors["token_embedding.rows"], tensors["token_embedding.other"]
+        self.weight = nn.Parameter(torch.cat([rows, other[None]]).float())  # (K + 1, D)
+        row = torch.full((n_vocab,), len(rows))
+        row[tensors["token_embedding.ids"].long()] = torch.arange(len(rows))
+        self.register_buffer("row", row, persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., T) token ids -> (..., T, D)."""
+        return functional.embedding(self.row[tokens], self.weight)
+
+    def spread(self, decoder: nn.Module, inputs: tuple, logits: Tensor) -> Tensor:
+        """A hook of the decoder: logits of rows (..., K + 1) -> of tokens (..., n_vocab)."""
+        return logits.index_select(-1, self.row)

@@ -2,7 +2,8 @@
 is gone.
 
 `each` is for work that may crash, hang or take all the memory: the item that did it is named, and
-the others are done. `end_with_parent` is for every pool. `kill -9`, or a notebook's kernel being
+the others are done. `context` starts processes that already hold what takes seconds to import.
+`end_with_parent` is for every pool. `kill -9`, or a notebook's kernel being
 restarted, ends the parent alone: its workers would finish what they are at, beside the restarted
 command that does the same, and then wait for work forever.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
 import sys
@@ -20,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ except ImportError:  # Windows has no such limits
 
 GUARD = 'if __name__ == "__main__":'
 CHANCES = 2  # how often an item may cost its process the life; once may be another program's doing
+_AHEAD = "taemi_lib.support.ahead"  # what processes hold already when they start
 _PATIENCE = 1.0  # s between looks at whether a pool that answers nothing is still alive
 
 
@@ -63,6 +67,39 @@ def _is_guarded(script: Path) -> bool:
         return True
     tests = [statement.test for statement in statements if isinstance(statement, ast.If)]
     return any("__name__" in ast.unparse(test) for test in tests)
+
+
+def context(device: str) -> BaseContext:
+    """How a pool that encodes or trains on `device` ("cpu", "cuda", ...) starts its processes.
+
+    A fresh Python spends some five seconds on importing torch, transformers and whisper. So on
+    Linux one does this once, as long as this process lives: multiprocessing's fork server. It
+    never does anything else, so that there is no thread which a forked copy would lack (those of
+    OpenBLAS and jemalloc begin anew in each). A GPU cannot be used in what is forked, in case the
+    driver was already asked for it.
+
+    The processes have the environment of the server: `take_over` gives them this one's.
+    """
+    if sys.platform != "linux" or device != "cpu":
+        return multiprocessing.get_context("spawn")
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload([_AHEAD])
+    here = dict(os.environ)
+    # The server has to import from where this process does; by itself it would look into the
+    # current folder first, and not where a script has added to the path.
+    os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        take_over(here)
+    return found
+
+
+def take_over(environment: dict[str, str]) -> None:
+    """Make this the environment of this process."""
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def end_with_parent() -> None:
@@ -117,6 +154,7 @@ def each(
     arguments: tuple = (),
     processes: int = 1,
     seconds: float | None = None,
+    device: str = "cpu",
 ) -> Iterator[tuple[int, Any]]:
     """(number of the item, what `work` made of it, or Lost) for all items, in the order in which
     they are done.
@@ -127,7 +165,7 @@ def each(
     Raises what `work` raises (what concerns one item only should be returned instead), what
     `start` raises, and ExtractionError when processes die before they have started.
     """
-    crew = _Crew(items, work, (start, arguments), seconds)
+    crew = _Crew(items, work, (start, arguments), seconds, device)
     try:
         for _ in range(min(processes, len(items))):
             crew.begin()
@@ -145,15 +183,23 @@ class _Crew:
     leave locked, and there is no doubt about which item it was at.
     """
 
-    def __init__(self, items: Sequence[Any], work: Callable, initial: tuple, seconds: float | None):
-        self.items, self.work, self.initial, self.seconds = items, work, initial, seconds
+    def __init__(
+        self,
+        items: Sequence[Any],
+        work: Callable,
+        initial: tuple,
+        seconds: float | None,
+        device: str,
+    ):
+        self.items, self.work, self.seconds = items, work, seconds
+        self.initial, self.context = (*initial, dict(os.environ)), context(device)
         self.waiting = deque(range(len(items)))
         self.losses: Counter[int | None] = Counter()  # of the item; None: before the first one
         self.busy: dict[Future, tuple[ProcessPool, int | None]] = {}
 
     def begin(self) -> None:
-        context: Any = multiprocessing.get_context("spawn")  # forked copies of threads may hang
-        pool = ProcessPool(1, initializer=_begin, initargs=self.initial, context=context)
+        started: Any = self.context
+        pool = ProcessPool(1, initializer=_begin, initargs=self.initial, context=started)
         self.busy[pool.schedule(_begun)] = pool, None
 
     def finished(self) -> list[Future]:
@@ -241,9 +287,10 @@ def _named(code: int) -> str:
 _start_failed: BaseException | None = None  # in a worker
 
 
-def _begin(start: Callable[..., None], arguments: tuple) -> None:
+def _begin(start: Callable[..., None], arguments: tuple, environment: dict[str, str]) -> None:
     global _start_failed
     end_with_parent()
+    take_over(environment)
     try:
         start(*arguments)
     except TaemiError as error:  # told by `_begun`, which is heard
