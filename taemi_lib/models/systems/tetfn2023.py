@@ -103,8 +103,8 @@ class TETFN2023(SelfSupervised):
     Source: Wang et al. 2023, and its code in thuiar/MMSA. Faithful: the six directions, the text as
     keys and values of the inner attention, norms, last step, maximum over time, towers, labels and
     loss (in the public code those of Self-MM to the letter). Changed for labels between 0 and 1 as
-    in self_mm2021. Reduced, as `mult` is: LAYERS of 1 instead of 2, a feed-forward d wide instead
-    of 4 d, no mask of the future. Also: convolutions of one step, as the code has them for MOSI and
+    in self_mm2021. Reduced: as `mult` is, LAYERS of 1 instead of 2, a feed-forward d wide instead
+    of 4 d, no mask of the future; convolutions of one step, as the code has them for MOSI and
     MOSEI; the last layer of the self-attention asks for the last step only, which alone is read; a
     frozen text encoder, one learning rate. Added: tokens and modality dropout as in TAEMI; times in
     seconds, in all directions, instead of positions in the inner attention only.
