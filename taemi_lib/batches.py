@@ -139,6 +139,14 @@ class Batch:
             _check(f"present[{name!r}]", given, (size,), torch.bool)
             self.present[name] = given & real
 
+    @property
+    def labelled(self) -> Tensor:
+        """(B, K) bool: `known`, also where it is None because all labels are."""
+        assert self.labels is not None
+        if self.known is not None:
+            return self.known
+        return torch.ones_like(self.labels, dtype=torch.bool)
+
     def __len__(self) -> int:
         assert self.clip_id is not None  # filled in above
         return len(self.clip_id)

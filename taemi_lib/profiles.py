@@ -321,6 +321,8 @@ class Profile:
         value, what is allowed and the origin.
         """
         settings = _with_task(settings, origin)
+        if isinstance(folder := settings.get("data.features"), str):
+            settings = _task_beside(folder) | settings
         _refuse_unknown(settings, origin)
         tree = self.as_dict()
         for name, value in settings.items():
@@ -358,6 +360,19 @@ def _with_task(settings: Mapping[str, object], origin: str) -> dict[str, object]
             ".toml file of its fields (targets, low, high, ...)"
         )
     return {f"task.{name}": value for name, value in fields.items()} | rest
+
+
+def _task_beside(folder: str) -> dict[str, object]:
+    """The task that `taemi import` wrote beside its features, as settings; none where it did
+    not."""
+    path = resolve(folder) / "task.toml"
+    found = read_toml(path, "task") if path.is_file() else {}
+    return {f"task.{name}": value for name, value in found.items()}
+
+
+def imported_task(folder: str) -> Task:
+    """The task of imported features. Raises ChoiceError for a task.toml that is none."""
+    return PROFILES["demo"].changed(_task_beside(folder), f"{folder}/task.toml").task
 
 
 def _default(section: Any, name: str) -> object:
@@ -409,6 +424,14 @@ _REAL_ENCODERS = Encoders(
     face="largest",
 )
 
+_OWN = Profile(
+    "own",
+    Data(source="csv"),
+    encoders=_PAPER_ENCODERS,
+    model=_SMALL_MODEL,
+    training=_SMALL_TRAINING,
+)
+
 PROFILES = {
     "demo": Profile(
         "demo",
@@ -426,20 +449,8 @@ PROFILES = {
         seeds=(0,),
     ),
     "paper": Profile("paper", Data(source="vidmimic2"), encoders=_PAPER_ENCODERS),
-    "own": Profile(
-        "own",
-        Data(source="csv"),
-        encoders=_PAPER_ENCODERS,
-        model=_SMALL_MODEL,
-        training=_SMALL_TRAINING,
-    ),
-    "real": Profile(
-        "real",
-        Data(source="csv"),
-        encoders=_REAL_ENCODERS,
-        model=_SMALL_MODEL,
-        training=_SMALL_TRAINING,
-    ),
+    "own": _OWN,
+    "real": dataclasses.replace(_OWN, name="real", encoders=_REAL_ENCODERS),
     # What others extracted has any scale, and steps that are not ours to average.
     "features": Profile(
         "features",

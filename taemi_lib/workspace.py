@@ -57,22 +57,6 @@ def _settings(profile: Profile, without: Iterable[str] = ()) -> dict[str, object
     }
 
 
-def _own_task(profile: Profile) -> Task | None:
-    """The task that an import wrote beside its features; None where there is none."""
-    if profile.data.source != "features" or profile.data.features is None:
-        return None
-    path = profiles.resolve(profile.data.features) / "task.toml"
-    return profiles.load("demo", {"task": str(path)}).task if path.is_file() else None
-
-
-def _with_own_task(profile: Profile) -> Profile:
-    """Imported features bring their task along; one that the settings name counts more."""
-    own = _own_task(profile)
-    if own is None or profile.task != Task():
-        return profile
-    return dataclasses.replace(profile, task=own)
-
-
 def shown(path: Path) -> Path:
     """A path as a reader wants it: inside the repository, relative to it."""
     return path.relative_to(profiles.ROOT) if path.is_relative_to(profiles.ROOT) else path
@@ -147,7 +131,7 @@ class Workspace:
         imports: Iterable[str | Path] = (),
     ) -> None:
         for name, value in {
-            "profile": _with_own_task(profiles.load(profile)),
+            "profile": profiles.load(profile),
             "data_root": profiles.resolve(data_root),
             "runs_root": profiles.resolve(runs_root),
             "device": device,
@@ -274,7 +258,8 @@ class Workspace:
         """The nearest named profile and what differs from it, some settings left aside; and which
         clips, where these are not generated."""
         source = self.profile.data.source
-        if source == "features" and _own_task(self.profile) == self.profile.task:
+        folder = self.profile.data.features
+        if folder is not None and profiles.imported_task(folder) == self.profile.task:
             # the folder says which task, and the label says which folder
             without += tuple(f"task.{field.name}" for field in dataclasses.fields(Task))
         known = {

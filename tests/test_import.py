@@ -1,6 +1,7 @@
 """Features that others made: what is in the file is in the store, to the last bit, and what is
 wrong with a file is told at once, before anything is written."""
 
+import io
 import json
 import pickle
 import re
@@ -449,6 +450,35 @@ def test_a_table_of_ones_own_with_faults_is_refused(folder, tmp_path):
         "text/vidt0-0: shape",
         "audio/vidt0-0.npy: no array",
     )
+
+
+@pytest.mark.parametrize("cell", ["0.2_5", "nan"])
+def test_a_label_is_read_as_in_a_table_of_clips(cell, folder, tmp_path):
+    """Python would read 0.2_5 as 0.25, and a label called nan as one that is missing."""
+
+    def change(table):
+        return table.astype({"Calm": object}).replace({"Calm": {table["Calm"][0]: cell}})
+
+    made.own(folder, change=change)
+    refused(folder, tmp_path / "store", f"row 2, column Calm: {cell!r} is not a number")
+    official = tmp_path / "official"
+    made.vidmimic2(official)
+    table = pd.read_csv(official / "train_split.csv", dtype=str)
+    table.loc[0, "Joy"] = cell
+    table.to_csv(official / "train_split.csv", index=False)
+    refused(official, tmp_path / "store", f"train_split.csv, row 2: {cell!r} is not a number")
+
+
+def test_an_archive_of_arrays_that_is_damaged_or_encrypted_is_named():
+    packed = io.BytesIO()
+    np.savez_compressed(packed, a=np.arange(1000))
+    content = packed.getvalue()
+    flags = content.index(b"PK\x01\x02") + 8
+    encrypted = content[:flags] + b"\x01" + content[flags + 1 :]
+    torn = content[:60] + bytes(40) + content[100:]
+    for broken in (content[:-30], torn, encrypted):
+        with pytest.raises(ValueError, match=r"a damaged \.npz"):
+            readers.base.npz(broken)
 
 
 def test_a_header_that_claims_more_than_the_file_holds_takes_no_memory():

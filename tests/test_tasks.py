@@ -19,6 +19,7 @@ from taemi_lib.evaluation import comparing, metrics
 from taemi_lib.evaluation.scoring import evaluate, predict_dataset, score
 from taemi_lib.models.base import squared_error
 from taemi_lib.profiles import EMOTIONS, TASKS, Task
+from taemi_lib.workspace import Workspace
 
 SMALL = profiles.Model(width=8, heads=2, mlp_width=8)
 SHORT = profiles.Training(epochs=2, batch_size=8, learning_rate=1e-2)
@@ -91,6 +92,30 @@ def test_the_generators_clips_have_the_six_emotions_and_say_so(tmp_path):
     for source in ("synthmimic", "vidmimic2"):
         with pytest.raises(ChoiceError, match="has the six emotions"):
             data.load(profiles.Data(source=source), tmp_path, TASKS["sentiment"])
+
+
+def test_single_settings_change_the_task_of_imported_features(tmp_path):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    (folder / "task.toml").write_text('targets = ["Calm"]\nlow = -3.0\nhigh = 3.0\n')
+    given = {"data.features": str(folder)}
+    own = Task(("Calm",), -3.0, 3.0)
+    assert profiles.load("features", given).task == own == profiles.imported_task(str(folder))
+    for change in ({"task.selects": "mae"}, {"task.missing_labels": "mask"}, {"task.high": 4.0}):
+        expected = dataclasses.replace(
+            own, **{name.removeprefix("task."): value for name, value in change.items()}
+        )
+        assert profiles.load("features", change | given).task == expected
+        later = Workspace(profiles.load("features", given), runs_root=tmp_path).changed(change)
+        assert later.profile.task == expected
+        assert (
+            "task." in later.label
+            and "task." not in later.changed({"task": dataclasses.asdict(own)}).label
+        )
+    assert profiles.load("features", {"task": "sims"} | given).task == TASKS["sims"]
+    whole = tmp_path / "mine.toml"
+    whole.write_text(profiles.to_toml(profiles.load("features", {"task.low": -4.0} | given)))
+    assert profiles.load(whole).task == dataclasses.replace(own, low=-4.0)
 
 
 # --- tables

@@ -28,7 +28,7 @@ _LABELLED_SPLITS = ("train", "selection", "test")
 # an id names a file of the feature store: no separators, no leading dot
 _ID = re.compile(r"\w[\w.\- ]*")
 # bytes: file systems take 255 for a name, and the store adds its ending and a mark while it writes
-_LONGEST_ID = 200
+LONGEST_ID = 200
 _Complain = Callable[[str, str], None]  # (column, what is wrong with this row's cell)
 
 
@@ -253,10 +253,10 @@ def _id(row: dict, place: str, first_place: dict[str, str], complain: _Complain)
             f"{clip_id!r} is not usable as an id; use letters, digits, '_', '-' and '.', "
             "no folders: it names a file inside the data folder",
         )
-    elif length > _LONGEST_ID:
+    elif length > LONGEST_ID:
         complain(
             "clip_id",
-            f"{clip_id[:20]!r}... takes {length} bytes as a file name, {_LONGEST_ID} are allowed; "
+            f"{clip_id[:20]!r}... takes {length} bytes as a file name, {LONGEST_ID} are allowed; "
             "use a shorter id",
         )
     elif clip_id in first_place:
@@ -277,6 +277,15 @@ def _labels(row: dict, task: Task, complain: _Complain) -> dict[str, float]:
                 "or none, or learn from what is there: --set task.missing_labels=mask",
             )
     return values
+
+
+def as_number(text: str) -> float:
+    """A cell as a number. Raises ValueError, also for what Python would read: 0.2_5 as 0.25, nan
+    (a label that is not known has an empty cell)."""
+    value = math.nan if "_" in text else float(text)
+    if math.isnan(value):
+        raise ValueError(f"{text!r} is not a number")
+    return value
 
 
 def _split(row: dict, labels: dict[str, float], complain: _Complain) -> str:
@@ -378,13 +387,11 @@ def _label(cell: object, target: str, task: Task, complain: _Complain) -> float:
     if not text:
         return math.nan
     try:
-        # Python reads 0.2_5 as 0.25; in a table it is a slip
-        value = math.nan if "_" in text else float(text)
+        value = as_number(text)
     except ValueError:
-        value = math.nan
-    if math.isnan(value):
         point = ", write a decimal point" if re.fullmatch(r"\d*,\d+", text) else ""
         complain(target, f"{text!r} is not a number{point}")
-    elif not task.low <= value <= task.high:
+        return math.nan
+    if not task.low <= value <= task.high:
         complain(target, f"{text} is outside [{task.low:g}, {task.high:g}]")
     return value

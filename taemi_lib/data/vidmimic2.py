@@ -41,7 +41,7 @@ def read(root: str | Path, data: Data | None = None) -> Manifest:
             problems += error.problems
             continue
         for row in labels:
-            clip_id = _clip_id(row["Filename"])
+            clip_id = id_of(row["Filename"])
             rows.append(
                 {**row, "clip_id": clip_id, "split": split, "video": f"{RAW}/{clip_id}.mp4"}
             )
@@ -70,7 +70,7 @@ def read(root: str | Path, data: Data | None = None) -> Manifest:
     return manifest
 
 
-def _clip_id(filename: str) -> str:
+def id_of(filename: str) -> str:
     """ "00042", "00042.mp4" and a 42 that lost its zeros in a spreadsheet are the same clip."""
     stem = filename.removesuffix(".mp4")
     return stem.zfill(5) if stem.isdecimal() else stem

@@ -23,6 +23,7 @@ import numpy as np
 import tomlkit
 
 from taemi_lib.data import readers
+from taemi_lib.data.manifest import LONGEST_ID
 from taemi_lib.data.readers import FeatureClip, Options, Reader, Source
 from taemi_lib.data.tables import hold_out
 from taemi_lib.errors import ChoiceError, ManifestError, StoreError
@@ -33,7 +34,6 @@ from taemi_lib.support import files
 
 TABLE, TASK, REPORT = "clips.csv", "task.toml", "import.txt"
 LABELLED = ("train", "selection", "test")
-_LONGEST_ID = 200  # bytes, as of a clip table
 
 
 class Encoder(Protocol):
@@ -343,7 +343,7 @@ class _Checked:
         unusable = [
             r["source_id"]
             for r in self.rows
-            if not r["source_id"].strip() or len(r["clip_id"].encode()) > _LONGEST_ID
+            if not r["source_id"].strip() or len(r["clip_id"].encode()) > LONGEST_ID
         ]
         if unusable:
             self.source.problem(f"ids that are empty or too long: {_few(unusable)}")

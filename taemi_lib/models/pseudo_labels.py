@@ -127,8 +127,7 @@ class PseudoLabels:
             return
         self._rows |= {batch.clip_id[row]: len(self._rows) + i for i, row in enumerate(new)}
         given = batch.labels[new].float()
-        known = torch.ones_like(given, dtype=torch.bool)
-        known = known if batch.known is None else batch.known[new]
+        known = batch.labelled[new]
         given = torch.where(known, given, 0)
 
         def longer(old: Tensor, more: Tensor) -> Tensor:
@@ -231,9 +230,7 @@ class SelfSupervised(System):
 
     def loss(self, output: Output, batch: Batch) -> Tensor:
         assert batch.labels is not None
-        given = batch.labels.float()
-        known = torch.ones_like(given, dtype=torch.bool)
-        known = known if batch.known is None else batch.known
+        given, known = batch.labels.float(), batch.labelled
         total = _mean((output.prediction.float() - given).abs(), known)
         for name in MODALITIES:
             own = self.pseudo_labels.labels(batch, name)

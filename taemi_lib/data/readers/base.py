@@ -7,6 +7,7 @@ import hashlib
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -20,7 +21,7 @@ from tqdm.auto import tqdm
 
 from taemi_lib.data.tables import read_rows
 from taemi_lib.errors import ManifestError
-from taemi_lib.profiles import MODALITIES
+from taemi_lib.profiles import MODALITIES, Data
 from taemi_lib.support import pickles
 
 # what the fields call a split -> what it is here
@@ -89,8 +90,8 @@ class Options:
     metrics: Literal["intensity", "sentiment", "sims"] | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     leave_out: tuple[str, ...] = ()
-    share: float = 0.1
-    seed: int = 7
+    share: float = Data().selection_share
+    seed: int = Data().seed
 
 
 class Source:
@@ -272,7 +273,8 @@ def npz(content: bytes) -> dict[str, np.ndarray]:
                 part.filename.removesuffix(".npy"): npy(archive.read(part))
                 for part in archive.infolist()
             }
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    # RuntimeError: of a part that is encrypted, or packed in a way that Python does not know
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise ValueError(f"a damaged .npz ({error})") from error
 
 
@@ -321,17 +323,18 @@ READERS: dict[str, Reader] = {}
 
 
 def reader(
-    name: str, about: str = "a format of one's own", recognises: Callable[[Source], bool] = bool
+    name: str,
+    about: str = "a format of one's own",
+    recognises: Callable[[Source], bool] = lambda source: False,
 ) -> Callable:
     """Register a generator function as the reader of a format.
 
     recognises: whether a source is of this format, asked when none was named; by default it has to
     be named.
     """
-    ask = (lambda source: False) if recognises is bool else recognises
 
     def register(read: Callable[[Source], Iterable[FeatureClip]]) -> Callable:
-        READERS[name] = Reader(name, about, read, ask)
+        READERS[name] = Reader(name, about, read, recognises)
         return read
 
     return register

@@ -22,27 +22,7 @@ LABEL, UNIMODAL = "Sentiment", ("T", "A", "V")
 
 
 def recognises(source: Source) -> bool:
-    return is_pickle(source) and bool(_splits(source, "regression_labels"))
-
-
-def is_pickle(source: Source) -> bool:
-    """By its name or its first byte, which protocol 2 and later begin with."""
-    if not source.path.is_file():
-        return False
-    with source.path.open("rb") as file:
-        return source.path.suffix in (".pkl", ".pickle", ".p") or file.read(1) == b"\x80"
-
-
-def _splits(source: Source, key: str) -> dict[str, Mapping[str, Any]]:
-    """The splits of a pickle of splits that have this key."""
-    if not source.path.is_file():
-        return {}
-    found = source.pickle()
-    return {
-        name: part
-        for name, part in (found.items() if isinstance(found, dict) else ())
-        if name in SPLITS and isinstance(part, dict) and key in part
-    }
+    return padded.is_pickle(source) and bool(padded.splits(source, "regression_labels"))
 
 
 @reader(
@@ -52,7 +32,7 @@ def _splits(source: Source, key: str) -> dict[str, Mapping[str, Any]]:
 )
 def read(source: Source) -> Iterator[FeatureClip]:
     """Clips of a MOSI, MOSEI or SIMS pickle."""
-    splits = _splits(source, "regression_labels")
+    splits = padded.splits(source, "regression_labels")
     if not splits:
         raise source.stop("no train, valid or test with regression_labels in it: is it of MMSA?")
     sims = any("regression_labels_T" in part for part in splits.values())

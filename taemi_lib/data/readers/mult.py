@@ -18,18 +18,18 @@ import numpy as np
 
 from taemi_lib.data.readers import padded
 from taemi_lib.data.readers.base import SPLITS, FeatureClip, Source, as_array, reader, text_of
-from taemi_lib.data.readers.mmsa import LABEL, _splits, is_pickle
+from taemi_lib.data.readers.mmsa import LABEL
 from taemi_lib.profiles import MODALITIES
 
 
 def recognises(source: Source) -> bool:
-    return is_pickle(source) and bool(_splits(source, "labels"))
+    return padded.is_pickle(source) and bool(padded.splits(source, "labels"))
 
 
 @reader("mult", "a pickle of MulT or MultiBench: train, valid, test with labels", recognises)
 def read(source: Source) -> Iterator[FeatureClip]:
     """Clips of a MulT or MultiBench pickle."""
-    splits = _splits(source, "labels")
+    splits = padded.splits(source, "labels")
     if not splits:
         raise source.stop("no train, valid or test with labels in it: is it of MulT or MultiBench?")
     source.task((LABEL,), -3, 3, "sentiment")

@@ -12,14 +12,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from taemi_lib.data.manifest import as_number
 from taemi_lib.data.readers.base import SPLITS, FeatureClip, Source, reader, steps
 from taemi_lib.data.tables import hold_out
-from taemi_lib.profiles import MODALITIES, TABLE_COLUMNS
+from taemi_lib.profiles import MODALITIES, TABLE_COLUMNS, Data
 
-TEST_SHARE = 0.2  # of labelled clips, as of tables of clips
 _ENDINGS = (".npy", ".safetensors")
-# columns of a clip table that are no labels
-NO_TARGETS = set(TABLE_COLUMNS)
 
 
 def recognises(source: Source) -> bool:
@@ -38,7 +36,7 @@ def read(source: Source) -> Iterator[FeatureClip]:
         raise source.stop(f"expected one CSV of labels in the folder, found {tables or 'none'}")
     rows = source.table(tables[0], ("clip_id",))
     targets = tuple(
-        source.options.targets or (name for name in rows[0] if name and name not in NO_TARGETS)
+        source.options.targets or (name for name in rows[0] if name and name not in TABLE_COLUMNS)
     )
     source.task(targets)
     if not targets:
@@ -62,7 +60,7 @@ def _drawn(source: Source, rows: list[dict[str, str]], targets: tuple[str, ...])
         for row in rows
         if any(row.get(name) for name in targets)
     }
-    test = hold_out(labelled, TEST_SHARE, source.options.seed, keep=2)
+    test = hold_out(labelled, Data().test_share, source.options.seed, keep=2)
     source.assume(
         f"the table has no splits: {len(test)} of {len(labelled)} labelled clips are the test "
         f"split (seed {source.options.seed})"
@@ -76,7 +74,7 @@ def _number(source: Source, row: dict[str, str], name: str, place: str) -> float
         source.problem(f"no column {name!r} in the table; it has: {', '.join(row)}")
         return math.nan
     try:
-        return float(row[name]) if row[name] else math.nan
+        return as_number(row[name]) if row[name] else math.nan
     except ValueError:
         source.problem(f"{place}, column {name}: {row[name]!r} is not a number")
         return math.nan

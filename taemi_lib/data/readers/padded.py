@@ -1,4 +1,5 @@
-"""Padded arrays (N, L, D) of a split: which steps of each clip are real.
+"""Pickles of padded arrays (N, L, D), a dictionary for each split: which steps of each clip are
+real.
 
 Lengths or the text's mask say so where a format has them. Rows of zeros are the last resort: they
 are cut at the end, or at the start where a file pads there, never in between.
@@ -11,9 +12,29 @@ from typing import Any
 
 import numpy as np
 
-from taemi_lib.data.readers.base import Source, as_array
+from taemi_lib.data.readers.base import SPLITS, Source, as_array
 
 Extent = tuple[np.ndarray, np.ndarray]  # (N,) first real step, (N,) the one behind the last
+
+
+def is_pickle(source: Source) -> bool:
+    """By its name or its first byte, which protocol 2 and later begin with."""
+    if not source.path.is_file():
+        return False
+    with source.path.open("rb") as file:
+        return source.path.suffix in (".pkl", ".pickle", ".p") or file.read(1) == b"\x80"
+
+
+def splits(source: Source, key: str) -> dict[str, Mapping[str, Any]]:
+    """The splits of a pickle of splits that have this key."""
+    if not source.path.is_file():
+        return {}
+    found = source.pickle()
+    return {
+        name: part
+        for name, part in (found.items() if isinstance(found, dict) else ())
+        if name in SPLITS and isinstance(part, dict) and key in part
+    }
 
 
 def lengths(

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from taemi_lib.data.manifest import composed
+from taemi_lib.data.manifest import as_number, composed
 from taemi_lib.data.readers.base import FeatureClip, Source, reader, steps
-from taemi_lib.data.vidmimic2 import TRAIN, VALID, _clip_id
+from taemi_lib.data.vidmimic2 import TRAIN, VALID, id_of
 from taemi_lib.profiles import EMOTIONS
 
 _FOLDERS = {"audio": "wav2vec2", "vision": "vit"}
@@ -38,7 +38,7 @@ def read(source: Source) -> Iterator[FeatureClip]:
     files = {modality: _files(source, folder) for modality, folder in _FOLDERS.items()}
     for table, split in ((TRAIN, "train"), (VALID, "test")):
         for number, row in enumerate(source.table(table, ("Filename", *EMOTIONS)), start=2):
-            clip = composed(_clip_id(row["Filename"]))
+            clip = composed(id_of(row["Filename"]))
             labelled.add(clip)
             labels = {
                 name: _number(source, row[name], f"{table}, row {number}") for name in EMOTIONS
@@ -51,7 +51,7 @@ def read(source: Source) -> Iterator[FeatureClip]:
 
 def _number(source: Source, cell: str, place: str) -> float:
     try:
-        return float(cell)
+        return as_number(cell)
     except ValueError:
         source.problem(f"{place}: {cell!r} is not a number")
         return float("nan")

@@ -245,7 +245,4 @@ class KuDA2024(System):
 
 def _only(batch: Batch, rows: Tensor) -> Batch:
     """The same batch, with the labels of these clips alone known."""
-    assert batch.labels is not None
-    known = torch.ones_like(batch.labels, dtype=torch.bool)
-    known = known if batch.known is None else batch.known
-    return dataclasses.replace(batch, known=known & rows.unsqueeze(-1))
+    return dataclasses.replace(batch, known=batch.labelled & rows.unsqueeze(-1))

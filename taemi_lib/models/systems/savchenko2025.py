@@ -154,9 +154,7 @@ class Savchenko2025(System):
             assert batch.labels is not None
             said_by_each = torch.stack(list(self(batch).parts.values()), dim=1)
             present = torch.stack([batch.present[name] for name in MODALITIES], dim=1)
-            known = torch.ones_like(batch.labels, dtype=torch.bool)
-            known = known if batch.known is None else batch.known
-            found.append((said_by_each, present, batch.labels, known))
+            found.append((said_by_each, present, batch.labels, batch.labelled))
         # (N, 3, 6), (N, 3), (N, 6), (N, 6)
         parts, there, labels, known = (torch.cat(each) for each in zip(*found, strict=True))
         parts, labels = parts.float(), labels.float()
