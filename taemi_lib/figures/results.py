@@ -218,7 +218,8 @@ def differences(
         axis.grid(axis="x", alpha=0.3)
         axis.tick_params(axis="x", labelbottom=True, labelsize=8)
         axis.set_yticks(range(len(names)), names, fontsize=8)
-    axes[0].invert_yaxis()
+    beyond = max(0.5, 0.05 * (len(names) - 1))  # of a few rows, too, none lies on the frame
+    axes[0].set_ylim(len(names) - 1 + beyond, -beyond)
     if reach is not None:
         axes[0].set_xlim(-reach, reach)
     _verdict_legend(figure)
