@@ -12,9 +12,11 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import nbformat
 import papermill
@@ -151,11 +153,35 @@ def prepare_kernels() -> None:
 
 class KernelManager(AsyncKernelManager):
     """Ends a kernel by asking it to end, and after 2.5 s by a signal. The usual one interrupts it
-    first, and a kernel that is idle by then prints that as an error."""
+    first, and a kernel that is idle by then prints that as an error.
+
+    What a kernel writes past its notebook (a C library's message, say) is passed on when its work
+    is over. What it writes while it ends is not: its threads close sockets before one another, and
+    a traceback about that, now and then, says nothing about the notebook.
+    """
+
+    _written: IO[bytes] | None = None  # the kernel's standard error
+
+    async def _async_launch_kernel(self, kernel_cmd: list[str], **kw: Any) -> None:
+        self._written = tempfile.TemporaryFile()
+        await super()._async_launch_kernel(kernel_cmd, **kw | {"stderr": self._written})
 
     async def _async_interrupt_kernel(self) -> None:
-        if not self.shutting_down:
+        if self.shutting_down:  # asked for first, whichever way the kernel is ended
+            self._pass_on()
+        else:
             await super()._async_interrupt_kernel()
+
+    async def cleanup_resources(self, restart: bool = False) -> None:  # type: ignore[override]
+        self._pass_on()  # a kernel that died by itself was never asked to end
+        await super()._async_cleanup_resources(restart)
+
+    def _pass_on(self) -> None:
+        if self._written is not None:
+            self._written.seek(0)
+            sys.stderr.write(self._written.read().decode(errors="replace"))
+            self._written.close()
+            self._written = None
 
 
 def tidy(path: Path) -> None:

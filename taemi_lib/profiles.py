@@ -460,7 +460,7 @@ PROFILES = {
     ),
 }
 DESCRIPTIONS = {
-    "demo": "1,200 generated clips and the embedded encoders: the course, about 8 minutes",
+    "demo": "1,200 generated clips and the embedded encoders: the course, about 9 minutes",
     "smoke": "48 generated clips and two epochs: does everything run? its scores mean nothing",
     "paper": "the official layout (--data-root), the paper's encoders and preset; wants a GPU",
     "own": "own clips by a table (--set data.table=clips.csv), the paper's encoders, a small model",

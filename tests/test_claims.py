@@ -57,7 +57,7 @@ def test_the_readme_and_notebook_00_say_the_same_minutes():
     rows = re.compile(rf"^\| \[?{name}(?:\]\([^)]+\))? \|.*?\| ((?:under )?[\d½]+)[^|]*\|$", re.M)
     readme, notebook = (dict(rows.findall(text)) for text in maps)
     assert readme == notebook and len(readme) == 11
-    assert all("about 8 minutes on two CPU cores" in " ".join(text.split()) for text in maps)
+    assert all("about 9 minutes on two CPU cores" in " ".join(text.split()) for text in maps)
 
 
 @pytest.fixture(scope="module")

@@ -228,6 +228,22 @@ def test_a_kernel_that_has_done_its_work_ends_without_a_word(tmp_path, capfd):
 
 
 @pytest.mark.slow
+def test_what_a_kernel_writes_past_its_notebook_is_heard_until_its_work_is_done(tmp_path, capfd):
+    write_notebook(
+        tmp_path / "one.ipynb",
+        "import atexit, os",
+        'atexit.register(os.write, 2, b"on its way out\\n")',
+        'os.write(2, b"at work\\n");',
+    )
+    course.execute(tmp_path / "one.ipynb", tmp_path / "done.ipynb", {})
+    assert capfd.readouterr().err == "at work\n"
+    write_notebook(tmp_path / "two.ipynb", 'import os; os.write(2, b"dying\\n"); os._exit(1)')
+    with pytest.raises(CourseError, match="its kernel died"):
+        course.execute(tmp_path / "two.ipynb", tmp_path / "dead.ipynb", {})
+    assert "dying\n" in capfd.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_kernel_is_asked_to_end_and_never_interrupted(tmp_path, monkeypatch):
     """The usual manager interrupts it first; what is then printed now and then depends on timing,
     the signal does not."""
