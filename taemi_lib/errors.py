@@ -45,6 +45,10 @@ class RunError(TaemiError, ValueError):
     """A run that failed, or whose folder holds something else than what is asked for."""
 
 
+class Diverged(TaemiError, ValueError):
+    """A training whose loss is no longer finite. The message says what to try."""
+
+
 class CheckpointError(TaemiError, ValueError):
     """A checkpoint that cannot predict a clip. The message says what is missing or different."""
 

@@ -78,10 +78,10 @@ def load_run(folder: str | Path) -> Run:
         for name in ("config", "metrics")
         if (path := folder / f"{name}.json").exists()
     }
-    return Run(folder, _upgraded(read["config"]), _history(folder), read.get("metrics"))
+    return Run(folder, upgraded(read["config"]), _history(folder), read.get("metrics"))
 
 
-def _upgraded(config: dict) -> dict:
+def upgraded(config: dict) -> dict:
     """A config.json with what earlier versions did not write, since it had one value only."""
     sizes = {"standardise": False, "outputs": len(EMOTIONS)}
     upgraded = {"task": json.loads(json.dumps(asdict(profiles.Task())))} | config
@@ -262,7 +262,7 @@ def check(
 def _refuse_other(folder: Path, config: dict) -> None:
     """Raises RunError when the folder's config.json says something else; other library versions are
     only recorded."""
-    there = _upgraded(read_kept(folder / "config.json"))
+    there = upgraded(read_kept(folder / "config.json"))
     asked = json.loads(json.dumps(config))
     if different := differences(there | {"versions": {}}, asked | {"versions": {}}):
         raise RunError(

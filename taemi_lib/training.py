@@ -16,7 +16,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 
 from taemi_lib import models, profiles, runs
 from taemi_lib.batches import Batch, ClipDataset, LengthGroupedBatches
-from taemi_lib.errors import ChoiceError
+from taemi_lib.errors import ChoiceError, Diverged
 from taemi_lib.evaluation.scoring import Predictions, predict_dataset, score
 from taemi_lib.models.base import System, parameter_count
 from taemi_lib.support import device as devices
@@ -59,6 +59,7 @@ def train(
     progress: bool = True,
     threads: int | None = 1,
     encoders: Mapping | None = None,
+    after_epoch: Callable[[list[dict]], None] | None = None,
 ) -> runs.Run:
     """Train `system` on `train`, keep the epoch with the best mean rho on the whole of `selection`
     (docs/paper.md row 16).
@@ -74,8 +75,8 @@ def train(
                to read a new clip
 
     Raises RunError naming the difference when the folder holds a run of another configuration or
-    data; ValueError when clips have no labels or the selection split cannot be scored, and when the
-    loss is no longer finite.
+    data; ValueError when clips have no labels or the selection split cannot be scored; Diverged
+    when the loss is no longer finite.
     """
     if isinstance(train, Batch):
         train = ClipDataset.from_batch(train)
@@ -90,7 +91,12 @@ def train(
         if runs.is_finished(folder):
             return runs.load_run(folder)
         with devices.threads(threads), _own_random_numbers(place):
-            _train(_Work(found, train, selection, config, training, folder, seed, place, progress))
+            _train(
+                _Work(
+                    *(found, train, selection, config, training, folder, seed, place, progress),
+                    after_epoch,
+                )
+            )
         return runs.load_run(folder)
 
 
@@ -107,6 +113,7 @@ class _Work:
     seed: int
     device: torch.device
     progress: bool
+    after_epoch: Callable[[list[dict]], None] | None
 
 
 def _train(work: _Work) -> None:
@@ -173,6 +180,8 @@ def _train_stage(work: _Work, stage: str, history: list[dict]) -> None:
             bar.set_postfix_str(f"{_reached(entry)}, training loss {entry['loss']:.4f}")
             state = _optimizer_state(accelerator, optimizer, plain)
             _keep(work, plain, state, history, best if improved else None)
+            if work.after_epoch is not None:
+                work.after_epoch(history)
 
 
 def _network(work: _Work, stage: str, fresh: bool) -> System:
@@ -309,7 +318,7 @@ def _one_epoch(
         bar.update()
     mean_loss = loss_sum.item() / clips
     if not math.isfinite(mean_loss):
-        raise ValueError(
+        raise Diverged(
             f"the training loss of epoch {epoch} is {mean_loss}: "
             f"lower learning_rate (it is {training.learning_rate}), set clip_norm, "
             "or look for NaN in the features"

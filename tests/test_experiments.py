@@ -221,7 +221,7 @@ def test_other_settings_have_runs_of_their_own(whole):
         {"data.label_noise": 0.5},
         {"encoders.text_pooling": "mean"},
     ):
-        other = replace(here, workspace=here.workspace.changed(settings), rates=here.chosen)
+        other = replace(here, workspace=here.workspace.changed(settings), settings=here.chosen)
         assert not folders & {job.folder for job in other.jobs().values()}, settings
 
 
@@ -441,7 +441,12 @@ def test_beside_the_grid_stand_fewer_clips_and_a_planted_null(whole, tmp_path):
     )
     assert {job.seed for job in whole_module.other_seeds(grid).jobs().values()} == {2, 3}
     rates = pd.read_csv(folder / "reference_rate.csv")
-    others = {system for system, factor in grid.chosen.items() if factor != grid.chosen["taemi"]}
+    reference = grid.chosen["face_cue", "taemi"]
+    others = {
+        system
+        for (regime, system), settings in grid.chosen.items()
+        if regime == "face_cue" and settings != reference
+    }
     assert others and set(rates["system"]) == others
     assert list(rates) == COMPARISONS and set(rates["regime"]) == {"face_cue"}
     used = {

@@ -38,6 +38,7 @@ for command in (
     systems.train,
     systems.evaluate,
     predict.predict,
+    study.search,
     study.compare,
     study.grid,
     settings.profiles,

@@ -12,6 +12,7 @@ from taemi_lib.errors import ChoiceError
 
 if TYPE_CHECKING:
     from taemi_lib.experiments import Study
+    from taemi_lib.workspace import Workspace
 
 DONE_SO_FAR = (
     "this part of this round is done; when all parts are, in one folder of runs, give the same "
@@ -30,36 +31,91 @@ study_options = options.together(
 )
 
 
+regime_option = click.option(
+    "--regime", help="Label sets of generated clips, as in cue,fixed (default: the first)."
+)
+
+
 @click.command()
 @click.argument("systems", nargs=-1, required=True, metavar="SYSTEM...")
+@regime_option
 @click.option(
-    "--regime", help="Label sets of generated clips, as in cue,fixed (default: the first)."
+    "--searched",
+    metavar="TABLE",
+    help="Train each system with the settings that `taemi search` chose, from its table.",
 )
 @study_options
 def compare(
-    systems: tuple[str, ...], regime: str | None, seeds: int, results: str | None, **places
+    systems: tuple[str, ...],
+    regime: str | None,
+    searched: str | None,
+    seeds: int,
+    results: str | None,
+    **places,
 ) -> None:
     """Train systems under one protocol; say which differ from taemi.
 
-    Each system, taemi too, is trained with three learning rates and two seeds first (the search);
-    then with the best rate and all seeds. What is there already is not trained again.
+    Each system, taemi too, is trained with three learning rates and two seeds first; then with the
+    best rate and all seeds. `--searched` takes settings from a whole search instead, which is the
+    fairer fight. What is there already is not trained again.
     """
     _check_seeds(seeds)
     here = options.workspace(**places)
     from taemi_lib import experiments
 
-    # each once, in this order
-    wanted = tuple(dict.fromkeys([experiments.REFERENCE, *systems]))
+    wanted = _with_reference(systems)
     if len(wanted) == 1:
         raise ChoiceError(
             f"nothing to compare {experiments.REFERENCE} with: name at least one other system"
         )
-    regimes = (regime or here.label_sets[0]).split(",")
-    grid = {name.strip(): wanted for name in regimes}
-    study = experiments.Study(here, grid, tuple(range(seeds)))
+    settings = None if searched is None else experiments.chosen(experiments.read_table(searched))
+    grid = {name: wanted for name in _regimes(regime, here)}
+    study = experiments.Study(here, grid, tuple(range(seeds)), settings=settings)
     if results:
         study.check_tables(results)  # before hours of training, not after
     _finish(study, results, whole=False)
+
+
+@click.command()
+@click.argument("systems", nargs=-1, required=True, metavar="SYSTEM...")
+@regime_option
+@click.option("--trials", default=24, show_default=True, help="Settings that each system is given.")
+@click.option("--part", default="1/1", metavar="2/4", help="Only this share, for several machines.")
+@click.option(
+    "--table", metavar="FILE", help="Where the table of trials goes, seen from the repository."
+)
+@options.imports
+@options.places
+@options.processes
+def search(
+    systems: tuple[str, ...],
+    regime: str | None,
+    trials: int,
+    part: str,
+    table: str | None,
+    **places,
+) -> None:
+    """Search each system's own best settings, with the same effort for all.
+
+    Every system, taemi too, is given the same settings, drawn once; hopeless ones are cut early,
+    the others judged by two seeds on the selection split. What is there already is not done again.
+    """
+    share = _share(part)
+    here = options.workspace(**places)
+    from taemi_lib import experiments
+    from taemi_lib.workspace import shown
+
+    wanted = {name: tuple(dict.fromkeys(systems)) for name in _regimes(regime, here)}
+    asked = experiments.Search(here, wanted, trials, share)
+    path = table or here.settings_folder / "search" / "search.csv"
+    with options.failures_in_one_line():
+        complete = asked.run()
+        found = asked.table
+        if len(found):
+            print(experiments.search_summary(found, here.profile))
+            print(f"\ntable: {shown(asked.write(path))}")
+        if not complete:
+            print("this part is done; the table is whole when all parts are, in one folder of runs")
 
 
 @click.command()
@@ -101,6 +157,17 @@ def _finish(study: Study, folder: str | Path | None, whole: bool) -> None:
             if whole:
                 experiments.write_beside(study, written)
             print(f"\ntables: {shown(written)}")
+
+
+def _with_reference(systems: tuple[str, ...]) -> tuple[str, ...]:
+    """Each once, in this order, the reference first."""
+    from taemi_lib import experiments
+
+    return tuple(dict.fromkeys([experiments.REFERENCE, *systems]))
+
+
+def _regimes(asked: str | None, workspace: Workspace) -> list[str]:
+    return [name.strip() for name in (asked or workspace.label_sets[0]).split(",")]
 
 
 def _check_seeds(seeds: int) -> None:

@@ -1,5 +1,5 @@
-"""Experiments: what is compared with what (plan), missing masks, a grid of runs (study) and its
-tables, the course's own grid (whole)."""
+"""Experiments: what is compared with what (plan), each system's own best settings (space, search),
+missing masks, a grid of runs (study) and its tables, the course's own grid (whole)."""
 
 from taemi_lib.experiments.plan import (
     EVERYWHERE,
@@ -11,8 +11,9 @@ from taemi_lib.experiments.plan import (
     SIZES,
     TABLES,
 )
+from taemi_lib.experiments.search import Search, chosen, read_table
 from taemi_lib.experiments.study import Study
-from taemi_lib.experiments.summary import summary
+from taemi_lib.experiments.summary import search_summary, summary
 from taemi_lib.experiments.tables import MASKED_TEST, OFFICIAL, TEST
 from taemi_lib.experiments.whole import (
     planted_null,
@@ -34,9 +35,13 @@ __all__ = [
     "SIZE_SYSTEMS",
     "TABLES",
     "TEST",
+    "Search",
     "Study",
+    "chosen",
     "planted_null",
+    "read_table",
     "run_beside",
+    "search_summary",
     "summary",
     "training_sizes",
     "whole_grid",

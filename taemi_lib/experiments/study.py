@@ -1,8 +1,9 @@
 """Every system under one protocol: trained side by side, scored on the test split, compared with
 statistics that can say no.
 
-    search   three learning rates for each system, with the first labels, on the selection split
-    runs     systems x seeds x regimes with the rate that was chosen -> a trained run and its stored
+    search   settings that a search has chosen for each system and regime (search.py); without one,
+             three learning rates for each system, with the first labels, on the selection split
+    runs     systems x seeds x regimes with what was chosen -> a trained run and its stored
              predictions on the test split
     tables   runs.csv (what each run scored and cost), comparisons.csv (differences, intervals,
              verdicts), ...
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,8 @@ from taemi_lib.experiments.products import (
     splits,
     train_and_predict,
 )
+from taemi_lib.experiments.search import check_regimes
+from taemi_lib.experiments.space import Settings
 from taemi_lib.experiments.tables import (
     COLUMNS,
     KEY,
@@ -72,7 +75,8 @@ class Study:
     seeds      of every system in every regime
     part       (2, 4): make the second fourth of the runs only; for several machines, on one runs
                folder or on copies of it
-    rates      {system: multiple of the profile's learning rate}; None: searched
+    settings   {(regime, system): what it is trained with, beside the profile's}, as a search has
+               chosen; None: three learning rates are searched in the first regime, for all
     Raises ChoiceError for names that do not exist, with those that do.
     """
 
@@ -80,25 +84,33 @@ class Study:
     systems: Mapping[str, Sequence[str]]
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
     part: tuple[int, int] = (1, 1)
-    rates: Mapping[str, float] | None = None
+    settings: Mapping[tuple[str, str], Settings] | None = None
 
     def __post_init__(self) -> None:
         check_regimes(self.workspace, self.systems)
         for system in {system for systems in self.systems.values() for system in systems}:
             models.find(system)
+        if self.settings is not None and (missing := set(self._pairs) - set(self.settings)):
+            raise ChoiceError(
+                f"no settings of {', '.join(f'{name} in {regime}' for regime, name in missing)}: "
+                "search them first (`taemi search`)"
+            )
 
     # --- which runs
 
-    def _job(self, regime: str, system: str, seed: int, factor: float) -> Job:
-        """`factor`: of the profile's learning rate."""
-        settings: dict[str, object] = {}
-        if self.workspace.generated:
-            settings["data.regime"] = regime
-        if factor != 1.0:
-            rate = factor * self.workspace.profile.training.learning_rate
-            # 0.006, not 0.0060000000000000001
-            settings["training.learning_rate"] = float(f"{rate:.6g}")
-        return Job(self.workspace.changed(settings), models.find(system), seed)
+    @property
+    def _pairs(self) -> list[tuple[str, str]]:
+        return [(regime, name) for regime, names in self.systems.items() for name in names]
+
+    def _job(self, regime: str, system: str, seed: int, settings: Settings) -> Job:
+        there = {"data.regime": regime} if self.workspace.generated else {}
+        return Job(self.workspace.changed(there | settings), models.find(system), seed)
+
+    def _at(self, factor: float) -> Settings:
+        """A multiple of the profile's learning rate, as settings."""
+        rate = factor * self.workspace.profile.training.learning_rate
+        # 0.006, not 0.0060000000000000001
+        return {} if factor == 1.0 else {"training.learning_rate": float(f"{rate:.6g}")}
 
     @property
     def _targets(self) -> tuple[str, ...]:
@@ -118,19 +130,18 @@ class Study:
         systems = sorted({system for systems in self.systems.values() for system in systems})
         return {
             (system, factor): [
-                self._job(self.search_regime, system, seed, factor) for seed in SEARCH_SEEDS
+                self._job(self.search_regime, system, seed, self._at(factor))
+                for seed in SEARCH_SEEDS
             ]
             for system in systems
             for factor in RATES
         }
 
     def jobs(self) -> dict[tuple[str, str, int], Job]:
-        """{(regime, system, seed): job} of the grid, with the learning rates that the search
-        chose."""
+        """{(regime, system, seed): job} of the grid, with the settings that the search chose."""
         return {
-            (regime, system, seed): self._job(regime, system, seed, self.chosen[system])
-            for regime, systems in self.systems.items()
-            for system in systems
+            (regime, system, seed): self._job(regime, system, seed, self.chosen[regime, system])
+            for regime, system in self._pairs
             for seed in self.seeds
         }
 
@@ -144,7 +155,7 @@ class Study:
         encoders or clips, before anything is trained, and naming the run that failed; the
         others are kept.
         """
-        if self.rates is None and not self._make(
+        if self.settings is None and not self._make(
             [job for jobs in self._search_jobs().values() for job in jobs]
         ):
             return False
@@ -190,13 +201,12 @@ class Study:
         return table.assign(chosen=table.index.isin(best))
 
     @cached_property
-    def chosen(self) -> Mapping[str, float]:
-        """{system: chosen multiple of the profile's learning rate}"""
-        return (
-            self.rates
-            if self.rates is not None
-            else {row.system: row.factor for row in self.search[self.search["chosen"]].itertuples()}
-        )
+    def chosen(self) -> Mapping[tuple[str, str], Settings]:
+        """{(regime, system): chosen settings}"""
+        if self.settings is not None:
+            return self.settings
+        best = self.search[self.search["chosen"]].set_index("system")["factor"]
+        return {(regime, system): self._at(best[system]) for regime, system in self._pairs}
 
     def _run(self, job: Job) -> Run:
         if not self._is_complete(job):
@@ -213,7 +223,7 @@ class Study:
     ) -> tuple[list[np.ndarray], np.ndarray]:
         """One (N, K) float32 for each seed, and the targets (N, K) of the same clips."""
         found = [
-            self._stored(self._job(regime, system, seed, self.chosen[system]), split)
+            self._stored(self._job(regime, system, seed, self.chosen[regime, system]), split)
             for seed in self.seeds
         ]
         return [prediction for prediction, _ in found], found[0][1]
@@ -401,17 +411,7 @@ class Study:
         write_table(folder / "attention.csv", self.attention)
         if self.workspace.profile.task.metrics != "intensity":
             write_table(folder / "field_scores.csv", self.field_scores)
-        if self.rates is None:
+        if self.settings is None:
             write_table(folder / "search.csv", self.search.drop(columns="factor"))
         files.write_bytes(folder / MASKS, masks)
         return folder
-
-
-def check_regimes(workspace: Workspace, names: Iterable[str]) -> None:
-    """Raises ChoiceError for a label set that the clips do not have, with those they have."""
-    for name in names:
-        if name not in workspace.label_sets:
-            raise ChoiceError(
-                f"unknown regime {name!r}; the label sets of these clips are: "
-                f"{', '.join(workspace.label_sets)}"
-            )

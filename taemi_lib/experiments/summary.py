@@ -7,8 +7,11 @@ from typing import Any
 import pandas as pd
 
 from taemi_lib.experiments.plan import REFERENCE
+from taemi_lib.experiments.space import OWN, SPACE
 from taemi_lib.experiments.study import Study
 from taemi_lib.experiments.tables import KEY, OFFICIAL, TEST
+from taemi_lib.profiles import Profile
+from taemi_lib.support.differences import flat
 
 # comparisons that no column of a system's own row can hold
 APART = {
@@ -89,3 +92,30 @@ def _field(regime: str, study: Study) -> list[str]:
 
 def _interval(row: Any) -> str:
     return f"[{row.low:+.3f}, {row.high:+.3f}]"
+
+
+def search_summary(table: pd.DataFrame, profile: Profile) -> str:
+    """What a search chose for each system, beside what it cost; a row each."""
+    lines = []
+    for regime, rows in table.groupby("regime", sort=False):
+        lines.append(
+            f"regime {regime}: best mean rho on the selection split, mean over two seeds\n"
+            f"  {'system':28} {'rho':>5}  {'whole':>5} {'cut':>4} {'epochs':>6} {'CPU s':>6}  "
+            "settings, beside the profile's"
+        )
+        for system, trials in rows.groupby("system", sort=False):
+            (best,) = trials[trials["chosen"]].to_dict("records")
+            ended = trials["ended"].value_counts()
+            lines.append(
+                f"  {system:28} {best['score']:5.3f}  {ended.get('whole', 0):5} "
+                f"{ended.get('cut', 0):4} {trials['epochs'].sum():6} "
+                f"{trials['cpu_seconds'].sum():6.0f}  {_beside(best, profile)}"
+            )
+    return "\n".join(lines)
+
+
+def _beside(row: dict, profile: Profile) -> str:
+    there = flat(profile.as_dict())
+    told = {name: row[name] for name in SPACE if row[name] != there[name]}
+    own = [row[OWN]] if row[OWN] else []
+    return ", ".join([*(f"{name}={value:g}" for name, value in told.items()), *own]) or "the same"

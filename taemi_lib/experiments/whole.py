@@ -42,7 +42,7 @@ def fewer_clips(grid: Study) -> dict[int, Study]:
             grid,
             workspace=grid.workspace.changed({"data.train_clips": count}),
             systems={grid.search_regime: SIZE_SYSTEMS},
-            rates=grid.chosen,
+            settings=grid.chosen,
         )
         for count in SIZES
         if count < grid.train_clips
@@ -54,7 +54,9 @@ def other_seeds(grid: Study) -> Study:
     grid's own."""
     first = max(grid.seeds) + 1
     seeds = tuple(range(first, first + len(grid.seeds)))
-    return replace(grid, systems={grid.search_regime: NULL_SYSTEMS}, seeds=seeds, rates=grid.chosen)
+    return replace(
+        grid, systems={grid.search_regime: NULL_SYSTEMS}, seeds=seeds, settings=grid.chosen
+    )
 
 
 def reference_rate(grid: Study) -> Study:
@@ -64,13 +66,20 @@ def reference_rate(grid: Study) -> Study:
     Does it matter that the rate was chosen in the first regime, whose task some of them cannot
     solve?
     """
-    rate = grid.chosen[REFERENCE]
     systems = {
-        regime: (REFERENCE, *(system for system in names if grid.chosen[system] != rate))
+        regime: (
+            REFERENCE,
+            *(
+                name
+                for name in names
+                if grid.chosen[regime, name] != grid.chosen[regime, REFERENCE]
+            ),
+        )
         for regime, names in grid.systems.items()
         if regime != grid.search_regime
     }
-    return replace(grid, systems=systems, rates=dict.fromkeys(grid.chosen, rate))
+    settings = {(regime, name): grid.chosen[regime, REFERENCE] for regime, name in grid.chosen}
+    return replace(grid, systems=systems, settings=settings)
 
 
 def run_beside(grid: Study) -> bool:

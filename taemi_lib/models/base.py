@@ -141,6 +141,7 @@ class System(  # type: ignore[call-arg]  # the mixin takes these arguments
     name: ClassVar[str]
     # of training, one after the other; the last one makes the predictions
     stages: ClassVar[tuple[str, ...]] = ("fit",)
+    own: ClassVar[Mapping[str, tuple]] = {}
     needs_partner: ClassVar[bool] = False  # whether it reads Batch.partner, another clip's text
     _hub_mixin_info: Any
     _hub_mixin_config: Any

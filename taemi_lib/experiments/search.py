@@ -1,0 +1,384 @@
+"""The search: each system's own best setting, found with the same effort for all.
+
+    space    the settings that are tried: the same for every system, and its own sizes beside them
+    trial    one setting: trained with the first seed, cut where a third of the trials before it was
+             better by then (at a quarter and at half of its epochs), else trained with the second
+    chosen   the highest mean of the two seeds on the selection split
+    wider    where a chosen value lies at the edge of its range, the value beyond is tried, too
+
+What a trial's epochs scored is stored, so a search that was stopped continues and chooses the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+
+from taemi_lib import models, runs
+from taemi_lib.batches import ClipDataset
+from taemi_lib.errors import ChoiceError, Diverged, RunError
+from taemi_lib.experiments.plan import SEARCH_SEEDS
+from taemi_lib.experiments.space import OWN, SPACE, Settings, drawn, wider
+from taemi_lib.experiments.tables import write_table
+from taemi_lib.profiles import resolve
+from taemi_lib.support import files
+from taemi_lib.support.differences import differences
+from taemi_lib.training import train
+from taemi_lib.workspace import Job, Workspace, side_by_side, worker_datasets
+
+TRIALS = 24
+# share of a trial's epochs -> resource, as successive halving counts it: a third goes on each time
+RUNGS = {0.25: 1, 0.5: 3}
+_KEPT = (  # of an epoch
+    *("epoch", "stage", "loss", "selection_rho", "selection_mae", "selection_loss"),
+    "cpu_seconds",
+)
+COLUMNS = ["regime", "system", "trial", *SPACE, "training.patience", OWN]
+
+
+@dataclass
+class Trial:
+    """One setting of one system, and what came of it.
+
+    ended      "whole", "cut" (hopeless) or "diverged"
+    scores     one a seed that was trained to its end: the best epoch's on the selection split
+    epochs     trained in all; cpu_seconds: what they cost
+    """
+
+    number: int
+    settings: Settings
+    ended: str = "whole"
+    scores: list[float] = field(default_factory=list)
+    epochs: int = 0
+    cpu_seconds: float = 0.0
+
+    @property
+    def score(self) -> float:
+        return float(np.mean(self.scores)) if self.ended == "whole" else -math.inf
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search for every system in every regime, where it lies, and how to compute it.
+
+    systems    {regime: systems}, registered names
+    trials     settings that each system is given; `wider` adds a few
+    part       (2, 4): the second fourth of the searches only, for several machines
+    """
+
+    workspace: Workspace
+    systems: Mapping[str, Sequence[str]]
+    trials: int = TRIALS
+    part: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        check_regimes(self.workspace, self.systems)
+        if self.trials < 2:
+            raise ChoiceError(f"{self.trials} trials: a search needs at least 2")
+
+    def jobs(self) -> dict[tuple[str, str], Job]:
+        """{(regime, system): the job whose settings the trials change}"""
+        return {
+            (regime, name): Job(self._workspace(regime), models.find(name), SEARCH_SEEDS[0])
+            for regime, names in self.systems.items()
+            for name in names
+        }
+
+    def _workspace(self, regime: str) -> Workspace:
+        generated = self.workspace.generated
+        return self.workspace.changed({"data.regime": regime} if generated else {})
+
+    def run(self) -> bool:
+        """Make what is missing. False when other parts of it are still to be made elsewhere.
+
+        Raises RunError naming the system whose search failed; the others are kept.
+        """
+        self.workspace.require("train", "selection")
+        jobs = list(self.jobs().values())
+        number, count = self.part
+        missing = [job for job in jobs[number - 1 :: count] if not _trials_file(job).exists()]
+        side_by_side(partial(_search_and_keep, count=self.trials), missing)
+        return all(_trials_file(job).exists() for job in jobs)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row a trial: regime, system, trial, its settings, seed_0 and seed_1 (best mean rho on
+        the selection split), score (their mean), ended, epochs, cpu_seconds, chosen; of the
+        searches that are complete."""
+        rows = []
+        for (regime, system), job in self.jobs().items():
+            if not _trials_file(job).exists():
+                continue
+            trials = [Trial(**kept) for kept in _kept(job, self.trials)]
+            best = max(trials, key=lambda trial: trial.score)
+            rows += [
+                {"regime": regime, "system": system} | _row(trial, trial is best)
+                for trial in trials
+            ]
+        return pd.DataFrame(rows)
+
+    def write(self, path: str | Path) -> Path:
+        """The table as CSV. Rows there of other systems or regimes stay."""
+        path, table = resolve(path), self.table
+        if path.exists():
+            there = read_table(path)
+            ours = set(zip(table["regime"], table["system"], strict=True))
+            keys = zip(there["regime"], there["system"], strict=True)
+            table = pd.concat([there[[key not in ours for key in keys]], table])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(path, table.sort_values(["regime", "system", "trial"], ignore_index=True))
+        return path
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A table that `Search.write` has written. Raises RunError for a file that is none."""
+    try:
+        table = pd.read_csv(
+            resolve(path),
+            keep_default_na=False,
+            na_values={"seed_0": "", "seed_1": "", "score": ""},
+        )
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: not a table of a search ({error})") from error
+    if missing := [name for name in (*COLUMNS, "chosen") if name not in table]:
+        raise RunError(
+            f"{path}: not a table that `taemi search` wrote: {', '.join(missing)} missing"
+        )
+    return table
+
+
+def chosen(table: pd.DataFrame) -> dict[tuple[str, str], Settings]:
+    """{(regime, system): the settings that its search chose}, from a table."""
+    found = {}
+    for row in table[table["chosen"]].to_dict("records"):
+        settings: Settings = {name: row[name] for name in (*SPACE, "training.patience")}
+        if row[OWN]:
+            settings[OWN] = json.loads(row[OWN])
+        found[row["regime"], row["system"]] = settings
+    return found
+
+
+# --------------------------------------------------------------------------------------------------
+# one system
+
+
+def search(
+    job: Job, parts: Mapping[str, ClipDataset], count: int = TRIALS, progress: bool = False
+) -> list[Trial]:
+    """All trials of one system on these datasets, in order."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+    study = optuna.create_study(
+        direction="maximize", pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0)
+    )
+    profile = job.workspace.profile
+    trials: list[Trial] = []
+
+    def tried(settings: Settings) -> None:
+        trials.append(_try(study, job, Trial(len(trials), settings), parts))
+
+    for settings in drawn(profile, job.system, count):
+        tried(settings)
+    if max(trial.score for trial in trials) == -math.inf:
+        raise RunError(f"no setting of {job.name} could be trained to its end")
+    for settings in wider(profile, max(trials, key=lambda trial: trial.score).settings):
+        tried(settings)
+    return trials
+
+
+def _try(study: optuna.Study, job: Job, trial: Trial, parts: Mapping[str, ClipDataset]) -> Trial:
+    asked = study.ask()
+    epochs = int(str(trial.settings["training.epochs"]))
+    rungs = {max(1, round(share * epochs)): step for share, step in RUNGS.items()}
+    reported: set[int] = set()
+
+    def watch(history: list[dict]) -> None:
+        """Of the first seed: report where a rung is reached, and leave where others were better."""
+        scored = _scored(history)
+        step = rungs.get(len(scored))
+        if step is not None and step not in reported:
+            reported.add(step)
+            asked.report(max(scored), step)
+            if asked.should_prune():
+                raise optuna.TrialPruned
+
+    watching: dict[int, Callable[[list[dict]], None] | None] = {SEARCH_SEEDS[0]: watch}
+    try:
+        for seed in SEARCH_SEEDS:
+            _one_seed(job, trial, seed, parts, watching.get(seed))
+    except optuna.TrialPruned:
+        trial.ended = "cut"
+        study.tell(asked, state=optuna.trial.TrialState.PRUNED)
+    except Diverged:
+        trial.ended = "diverged"
+        study.tell(asked, state=optuna.trial.TrialState.FAIL)
+    else:
+        study.tell(asked, trial.score)
+    return trial
+
+
+def _one_seed(
+    job: Job,
+    trial: Trial,
+    seed: int,
+    parts: Mapping[str, ClipDataset],
+    watch: Callable[[list[dict]], None] | None,
+) -> None:
+    """Train a trial with one seed, or follow what is stored of that; its score is added."""
+    place = _folder(job)
+    path = place / f"trial{trial.number:02d}-seed{seed}.json"
+    profile = job.workspace.changed(trial.settings).profile
+    asked: dict[str, Any] = {
+        "model": profile.model,
+        "training": profile.training,
+        "seed": seed,
+    }
+    config = json.loads(
+        json.dumps(runs.describe(job.system, parts["train"], parts["selection"], **asked)[0])
+    )
+    history: list[dict] = []
+
+    def follow(entries: list[dict]) -> None:
+        history[:] = entries
+        if watch is not None:
+            watch(entries)
+
+    try:
+        record = _read_record(path, config)
+        for count in range(1, len(record["history"]) + 1):
+            follow(record["history"][:count])
+        if record["ended"] == "diverged":
+            raise Diverged(f"{job} diverged in trial {trial.number}")
+        if record["ended"] != "whole":  # cut, and would not be now: another search left it there
+            record = _train(job, path, config, asked, parts, follow)
+    finally:
+        trial.epochs += len(history)
+        trial.cpu_seconds += sum(entry["cpu_seconds"] for entry in history)
+    trial.scores.append(max(_scored(record["history"])))
+
+
+def _train(
+    job: Job,
+    path: Path,
+    config: dict,
+    asked: dict[str, Any],
+    parts: Mapping[str, ClipDataset],
+    follow: Callable[[list[dict]], None],
+) -> dict:
+    """Train, and store how it went. Nothing but the scores of the epochs is kept."""
+    history: list[dict] = []
+
+    def after_epoch(entries: list[dict]) -> None:
+        history[:] = [{name: e[name] for name in _KEPT if name in e} for e in entries]
+        follow(history)
+
+    run_folder, ended = path.with_suffix(""), "whole"
+    shutil.rmtree(run_folder, ignore_errors=True)
+    try:
+        train(
+            job.system,
+            parts["train"],
+            parts["selection"],
+            **asked,
+            run_folder=run_folder,
+            device=job.workspace.device,
+            progress=False,
+            after_epoch=after_epoch,
+        )
+    except optuna.TrialPruned:
+        ended = "cut"
+        raise
+    except Diverged:
+        ended = "diverged"
+        raise
+    except BaseException:
+        ended = "interrupted"
+        raise
+    finally:
+        shutil.rmtree(run_folder, ignore_errors=True)
+        record = {"ended": ended, "history": history, "config": config}
+        if ended != "interrupted":
+            files.write_json(path, record)  # in this order: what is stored is complete
+    return record
+
+
+def _scored(history: list[dict]) -> list[float]:
+    """What the epochs of the last stage were worth; earlier stages have only a loss."""
+    return [runs.merit(entry) for entry in history if "selection_rho" in entry]
+
+
+def _read_record(path: Path, config: dict) -> dict:
+    """What is stored of a trial and seed. Raises RunError when it is of another configuration."""
+    if not path.exists():
+        return {"ended": "missing", "history": []}
+    record = runs.read_kept(path)
+    there = runs.upgraded(record["config"]) | {"versions": {}}
+    if different := differences(there, config | {"versions": {}}):
+        raise RunError(
+            f"{path} is of another configuration ({'; '.join(different[:4])}): "
+            "delete its folder to search anew"
+        )
+    return record
+
+
+def _search_and_keep(job: Job, count: int) -> None:
+    """A search in a process of its own; the list of its trials comes last."""
+    folder = _folder(job)
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.locked(folder):
+        trials = search(job, worker_datasets(job.workspace), count)
+        kept = [trial.__dict__ for trial in trials]
+        files.write_json(_trials_file(job), {"asked": count, "trials": kept})
+
+
+def _folder(job: Job) -> Path:
+    workspace = job.workspace
+    return workspace.settings_folder / "search" / workspace.label_set / job.name
+
+
+def _trials_file(job: Job) -> Path:
+    return _folder(job) / "trials.json"
+
+
+def _kept(job: Job, count: int) -> list[dict]:
+    kept = runs.read_kept(_trials_file(job))
+    if kept["asked"] != count:
+        raise RunError(
+            f"{_folder(job)} holds a search of {kept['asked']} trials, not {count}: "
+            "delete it to search anew"
+        )
+    return kept["trials"]
+
+
+def _row(trial: Trial, best: bool) -> dict:
+    settings = trial.settings
+    seeds = [*trial.scores, *[math.nan] * len(SEARCH_SEEDS)][: len(SEARCH_SEEDS)]
+    return (
+        {"trial": trial.number}
+        | {name: settings[name] for name in (*SPACE, "training.patience")}
+        | {OWN: json.dumps(settings[OWN]) if OWN in settings else ""}
+        | {f"seed_{seed}": score for seed, score in zip(SEARCH_SEEDS, seeds, strict=True)}
+        | {"score": trial.score if trial.ended == "whole" else math.nan}
+        | {"ended": trial.ended, "epochs": trial.epochs}
+        | {"cpu_seconds": round(trial.cpu_seconds, 1), "chosen": best}
+    )
+
+
+def check_regimes(workspace: Workspace, names: Iterable[str]) -> None:
+    """Raises ChoiceError for a label set that the clips do not have, with those they have."""
+    for name in names:
+        if name not in workspace.label_sets:
+            raise ChoiceError(
+                f"unknown regime {name!r}; the label sets of these clips are: "
+                f"{', '.join(workspace.label_sets)}"
+            )
