@@ -254,6 +254,9 @@ class Model:
         default=False,
         description="features to mean 0 and deviation 1, as measured on the training clips",
     )
+    own: tuple[str, ...] = Field(
+        default=(), description="sizes that one system alone has, as in bottleneck=32"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Model:
@@ -540,15 +543,19 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, object]:
     A value is read as TOML; what is none is text. A path that exists from the current folder is
     made absolute. Raises ChoiceError with the right form for a pair that has none.
     """
+    found = parse_pairs(pairs, "--set {}: write NAME=VALUE, as in --set training.batch_size=8")
+    return {name: _located(name, value, Path.cwd()) for name, value in found.items()}
+
+
+def parse_pairs(pairs: Iterable[str], right_form: str) -> dict[str, object]:
+    """["bottleneck=32", "small=linear"] as a dictionary; a value is read as TOML, what is none is
+    text. Raises ChoiceError for a pair that is none: `right_form`, with the pair at its {}."""
     found: dict[str, object] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not (name.strip() and equals):
-            raise ChoiceError(
-                f"--set {pair!r}: write NAME=VALUE, as in --set training.batch_size=8"
-            )
-        name = name.strip()
-        found[name] = _located(name, _value(text.strip()), Path.cwd())
+            raise ChoiceError(right_form.format(repr(pair)))
+        found[name.strip()] = _value(text.strip())
     return found
 
 

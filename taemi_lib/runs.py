@@ -83,7 +83,7 @@ def load_run(folder: str | Path) -> Run:
 
 def upgraded(config: dict) -> dict:
     """A config.json with what earlier versions did not write, since it had one value only."""
-    sizes = {"standardise": False, "outputs": len(EMOTIONS)}
+    sizes = {"standardise": False, "own": [], "outputs": len(EMOTIONS)}
     upgraded = {"task": json.loads(json.dumps(asdict(profiles.Task())))} | config
     if isinstance(config.get("sizes"), dict):
         upgraded["sizes"] = sizes | config["sizes"]

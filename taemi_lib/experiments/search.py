@@ -163,7 +163,7 @@ def chosen(table: pd.DataFrame) -> dict[tuple[str, str], Settings]:
     for row in table[table["chosen"]].to_dict("records"):
         settings: Settings = {name: row[name] for name in (*SPACE, "training.patience")}
         if row[OWN]:
-            settings[OWN] = json.loads(row[OWN])
+            settings[OWN] = row[OWN].split()
         found[row["regime"], row["system"]] = settings
     return found
 
@@ -283,6 +283,7 @@ def _train(
         follow(history)
 
     run_folder, ended = path.with_suffix(""), "whole"
+    path.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(run_folder, ignore_errors=True)
     try:
         train(
@@ -333,9 +334,7 @@ def _read_record(path: Path, config: dict) -> dict:
 
 def _search_and_keep(job: Job, count: int) -> None:
     """A search in a process of its own; the list of its trials comes last."""
-    folder = _folder(job)
-    folder.mkdir(parents=True, exist_ok=True)
-    with files.locked(folder):
+    with files.locked(_folder(job)):
         trials = search(job, worker_datasets(job.workspace), count)
         kept = [trial.__dict__ for trial in trials]
         files.write_json(_trials_file(job), {"asked": count, "trials": kept})
@@ -366,7 +365,7 @@ def _row(trial: Trial, best: bool) -> dict:
     return (
         {"trial": trial.number}
         | {name: settings[name] for name in (*SPACE, "training.patience")}
-        | {OWN: json.dumps(settings[OWN]) if OWN in settings else ""}
+        | {OWN: " ".join(settings.get(OWN, ()))}  # type: ignore[arg-type]
         | {f"seed_{seed}": score for seed, score in zip(SEARCH_SEEDS, seeds, strict=True)}
         | {"score": trial.score if trial.ended == "whole" else math.nan}
         | {"ended": trial.ended, "epochs": trial.epochs}

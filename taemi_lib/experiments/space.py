@@ -87,10 +87,12 @@ def _own_value(profile: Profile, name: str) -> float:
     return 1 if SPACE[name].relative else getattr(getattr(profile, section), field)
 
 
-def _settings(profile: Profile, values: Mapping[str, float], own: Mapping) -> Settings:
+def _settings(profile: Profile, values: Mapping[str, float], own: Mapping[str, object]) -> Settings:
     found: Settings = {name: _value(profile, name, value) for name, value in values.items()}
     found["training.patience"] = found["training.epochs"]
-    return found | ({OWN: dict(own)} if own else {})
+    return found | (
+        {OWN: [f"{name}={_written(value)}" for name, value in own.items()]} if own else {}
+    )
 
 
 def _value(profile: Profile, name: str, value: float) -> float | int:
@@ -104,3 +106,7 @@ def _value(profile: Profile, name: str, value: float) -> float | int:
     if isinstance(there, int):
         return max(1, round(asked))
     return float(f"{asked:.6g}")  # 0.006, not 0.0060000000000000001
+
+
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

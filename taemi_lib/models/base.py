@@ -27,7 +27,7 @@ from taemi_lib.errors import CheckpointError, ChoiceError
 from taemi_lib.models.attention import SelfAttention, TimeFeatures
 from taemi_lib.models.missing import MissingToken
 from taemi_lib.models.standard import Standard
-from taemi_lib.profiles import EMOTIONS, Model, Training
+from taemi_lib.profiles import EMOTIONS, Model, Training, parse_pairs
 from taemi_lib.support import files
 from taemi_lib.support.differences import differences
 
@@ -141,6 +141,7 @@ class System(  # type: ignore[call-arg]  # the mixin takes these arguments
     name: ClassVar[str]
     # of training, one after the other; the last one makes the predictions
     stages: ClassVar[tuple[str, ...]] = ("fit",)
+    # sizes that this system alone has: {name: values that a search tries, the default first}
     own: ClassVar[Mapping[str, tuple]] = {}
     needs_partner: ClassVar[bool] = False  # whether it reads Batch.partner, another clip's text
     _hub_mixin_info: Any
@@ -173,6 +174,7 @@ class System(  # type: ignore[call-arg]  # the mixin takes these arguments
         modality_dropout: float = 0.1,
         time_features: bool = True,
         standardise: bool = False,
+        own: Iterable[str] = (),
         outputs: int = len(EMOTIONS),
     ) -> None:
         super().__init__()
@@ -188,15 +190,39 @@ class System(  # type: ignore[call-arg]  # the mixin takes these arguments
             modality_dropout=modality_dropout,
             time_features=time_features,
             standardise=standardise,
+            own=tuple(own),
             outputs=outputs,
         )
+        self.own_sizes = self._own_sizes(self.sizes.own)  # complete, defaults and all
         widths = {"audio": audio_dim, "vision": vision_dim, "text": text_dim}
         self.standard = Standard(widths) if standardise else None
         self.build(self.sizes)
         self.stage = self.stages[-1]
 
+    @classmethod
+    def _own_sizes(cls, asked: Iterable[str]) -> dict[str, Any]:
+        """{name: value} of every size that this system alone has. Raises ChoiceError for one that
+        it does not have, or a value of another kind than its default."""
+        found = parse_pairs(
+            asked, "model.own holds {}: write NAME=VALUE, as in --set 'model.own=[\"depth=2\"]'"
+        )
+        for name, value in found.items():
+            if name not in cls.own:
+                there = ", ".join(cls.own) or "none"
+                raise ChoiceError(
+                    f"model.own: {cls.name} has no size {name!r} of its own; it has: {there}"
+                )
+            if type(value) is not type(cls.own[name][0]):
+                kind = type(cls.own[name][0]).__name__
+                raise ChoiceError(
+                    f"model.own: {name} of {cls.name} is {value!r}; it must be a {kind}, such as "
+                    f"{', '.join(map(str, cls.own[name]))}"
+                )
+        return {name: values[0] for name, values in cls.own.items()} | found
+
     def build(self, sizes: Sizes) -> None:
-        """Make the parts. Called once, by the constructor."""
+        """Make the parts, from the sizes and from `self.own_sizes`. Called once, by the
+        constructor."""
         raise NotImplementedError
 
     def __call__(self, batch: Batch) -> Output:

@@ -68,25 +68,32 @@ class TensorFusionNetwork(System):
     the product. Reduced: the unimodal networks (see fusion.py; the original: mean of sound and face
     -> MLP, LSTM over the words); the head is everybody's instead of two hidden layers; r = width /
     4, at most 32, because the head grows with r^3. The bottleneck costs it a lot here: a seed
-    without it scored clearly higher.
+    without it scored clearly higher. Its own sizes undo that: `rank` is r (0: the rule above);
+    `small` is what z passes: "relu" as above, "public" as in the public code (none on the text, no
+    dropout before the product), "linear" nothing at all.
     """
 
     name = "tfn"
+    own = {"rank": (0, 8, 16, 32), "small": ("relu", "public", "linear")}
 
     def build(self, sizes: Sizes) -> None:
-        rank = max(1, min(32, sizes.width // 4))
+        rank = self.own_sizes["rank"] or max(1, min(32, sizes.width // 4))
         self.modality_dropout = ModalityDropout(sizes.modality_dropout)
         self.vectors = ModalityVectors(sizes)
         self.reduce = nn.ModuleDict(
             {
-                name: nn.Sequential(
-                    nn.Linear(sizes.width, rank), nn.ReLU(), nn.Dropout(sizes.dropout)
-                )
+                name: nn.Sequential(nn.Linear(sizes.width, rank), *self._small(name, sizes))
                 for name in MODALITIES
             }
         )
         self.dropout = nn.Dropout(sizes.dropout)
         self.head = head((rank + 1) ** len(MODALITIES), sizes)
+
+    def _small(self, modality: str, sizes: Sizes) -> list[nn.Module]:
+        """What a modality's small vector passes before the product."""
+        if self.own_sizes["small"] == "relu":
+            return [nn.ReLU(), nn.Dropout(sizes.dropout)]
+        return [nn.ReLU()] if self.own_sizes["small"] == "public" and modality != "text" else []
 
     def forward(self, batch: Batch) -> Output:
         self.check(batch)
@@ -112,6 +119,7 @@ class WideTensorFusionNetwork(TensorFusionNetwork):
     """
 
     name = "tfn_wide"
+    own = {"rank": (32,), "small": ("linear",)}
 
     def build(self, sizes: Sizes) -> None:
         super().build(sizes)
@@ -154,10 +162,12 @@ class DynamicFusionGraph(System):
     the clip. Reduced: the original's recurrent memories, fused anew at every word of aligned
     sequences; ours are not aligned, so there is one graph a clip, over pooled vectors (see
     fusion.py). The paper's "dynamic fusion" cites a reading-comprehension network (docs/paper.md
-    row 19): this is what the field means by it.
+    row 19): this is what the field means by it. The public code's nodes are linear and its
+    efficacies pass no sigmoid: its own sizes `nodes` and `efficacies` offer both.
     """
 
     name = "dynamic_fusion_graph"
+    own = {"nodes": ("relu", "linear"), "efficacies": ("sigmoid", "linear")}
 
     def build(self, sizes: Sizes) -> None:
         self.modality_dropout = ModalityDropout(sizes.modality_dropout)
@@ -166,7 +176,7 @@ class DynamicFusionGraph(System):
             {
                 _name(node): nn.Sequential(
                     nn.Linear(len(parts) * sizes.width, sizes.width),
-                    nn.ReLU(),
+                    nn.ReLU() if self.own_sizes["nodes"] == "relu" else nn.Identity(),
                     nn.Dropout(sizes.dropout),
                 )
                 for node, parts in EDGES.items()
@@ -182,9 +192,11 @@ class DynamicFusionGraph(System):
         self.head = head(len(NODES) * sizes.width, sizes)
 
     def efficacies(self, vectors: dict[str, Tensor]) -> dict[tuple[Node, Node | str], Tensor]:
-        """{(part, node): (B, 1)} weights between 0 and 1 of all edges; node "output" is what the
-        head reads."""
-        weights = self.judge(torch.cat([vectors[name] for name in MODALITIES], dim=-1)).sigmoid()
+        """{(part, node): (B, 1)} weights of all edges, between 0 and 1 where a sigmoid makes them;
+        node "output" is what the head reads."""
+        weights = self.judge(torch.cat([vectors[name] for name in MODALITIES], dim=-1))
+        if self.own_sizes["efficacies"] == "sigmoid":
+            weights = weights.sigmoid()
         edges = [(part, node) for node, parts in EDGES.items() for part in parts]
         return dict(zip(edges, weights.split(1, dim=-1), strict=True))
 

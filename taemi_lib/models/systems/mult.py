@@ -85,11 +85,13 @@ class MulT(System):
     pre-norm layers with feed-forward, a norm that source and target share, last step, residual
     block. Reduced: one layer a direction and one a target instead of four or five and at least
     three (600 clips, a minute a core); feed-forward d wide instead of 4 d; no mask of the future;
-    no norm after a direction's only layer (`mult_full` has all of these). Added: tokens and
-    modality dropout as in TAEMI; times in seconds instead of positions.
+    no norm after a direction's only layer (`mult_full` has all of these; `layers`, a size of its
+    own, is how many a direction has). Added: tokens and modality dropout as in TAEMI; times in
+    seconds instead of positions.
     """
 
     name = "mult"
+    own = {"layers": (1, 2)}
 
     def build(self, sizes: Sizes) -> None:
         self.modality_dropout = ModalityDropout(sizes.modality_dropout)
@@ -98,8 +100,9 @@ class MulT(System):
         )
         self.cross = nn.ModuleDict(
             {
-                f"{s}_to_{m}": CrossModalLayer(sizes.width, sizes.heads, sizes.dropout)
+                f"{s}_to_{m}{layer}": CrossModalLayer(sizes.width, sizes.heads, sizes.dropout)
                 for s, m in permutations(MODALITIES, 2)
+                for layer in self._layers
             }
         )
         self.attend = nn.ModuleDict(
@@ -115,17 +118,25 @@ class MulT(System):
         )
         self.head = head(wide, sizes)
 
+    @property
+    def _layers(self) -> list[str]:
+        """How the names of a direction's layers end."""
+        return ["", *(f"_{number}" for number in range(2, self.own_sizes["layers"] + 1))]
+
+    def _look(self, source: str, target: str, sequences: dict) -> Tensor:
+        """The target's sequence after all layers of one direction; each reads the same source."""
+        values, _ = sequences[target]
+        for layer in self._layers:
+            values = self.cross[f"{source}_to_{target}{layer}"](values, *sequences[source])
+        return values
+
     def forward(self, batch: Batch) -> Output:
         self.check(batch)
         kept = self.modality_dropout(batch.present)
         sequences = {name: sequence(batch, kept[name]) for name, sequence in self.sequences.items()}
         parts = []
-        for target, (values, mask) in sequences.items():
-            seen = [
-                self.cross[f"{s}_to_{target}"](values, *sequences[s])
-                for s in MODALITIES
-                if s != target
-            ]
+        for target, (_, mask) in sequences.items():
+            seen = [self._look(s, target, sequences) for s in MODALITIES if s != target]
             both = torch.cat(seen, dim=-1)  # (B, T, 2 d)
             # (B, 1, 2 d): only this step's output is read, so only it asks
             last = last_step(both, mask).unsqueeze(1)
