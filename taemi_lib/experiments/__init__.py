@@ -11,7 +11,7 @@ from taemi_lib.experiments.plan import (
     SIZES,
     TABLES,
 )
-from taemi_lib.experiments.search import Search, chosen, read_table
+from taemi_lib.experiments.search import Search, best_after, chosen, read_table
 from taemi_lib.experiments.study import Study
 from taemi_lib.experiments.summary import search_summary, summary
 from taemi_lib.experiments.tables import MASKED_TEST, OFFICIAL, TEST
@@ -37,6 +37,7 @@ __all__ = [
     "TEST",
     "Search",
     "Study",
+    "best_after",
     "chosen",
     "planted_null",
     "read_table",

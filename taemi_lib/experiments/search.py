@@ -37,19 +37,21 @@ from taemi_lib.training import train
 from taemi_lib.workspace import Job, Workspace, side_by_side, worker_datasets
 
 TRIALS = 24
+ORDERS = 1000  # in which `best_after` imagines the settings to have been tried
 # share of a trial's epochs -> resource, as successive halving counts it: a third goes on each time
 RUNGS = {0.25: 1, 0.5: 3}
 _KEPT = (  # of an epoch
     *("epoch", "stage", "loss", "selection_rho", "selection_mae", "selection_loss"),
     "cpu_seconds",
 )
-COLUMNS = ["regime", "system", "trial", *SPACE, "training.patience", OWN]
+COLUMNS = ["regime", "system", "trial", "drawn", *SPACE, "training.patience", OWN]
 
 
 @dataclass
 class Trial:
     """One setting of one system, and what came of it.
 
+    drawn      False: not among those that every system is given, but beyond an edge
     ended      "whole", "cut" (hopeless) or "diverged"
     scores     one a seed that was trained to its end: the best epoch's on the selection split
     epochs     trained in all; cpu_seconds: what they cost
@@ -57,6 +59,7 @@ class Trial:
 
     number: int
     settings: Settings
+    drawn: bool = True
     ended: str = "whole"
     scores: list[float] = field(default_factory=list)
     epochs: int = 0
@@ -112,9 +115,9 @@ class Search:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row a trial: regime, system, trial, its settings, seed_0 and seed_1 (best mean rho on
-        the selection split), score (their mean), ended, epochs, cpu_seconds, chosen; of the
-        searches that are complete."""
+        """Of the searches that are complete, a row a trial: regime, system, trial, drawn, its
+        settings, seed_0 and seed_1 (best mean rho on the selection split), score (their mean),
+        ended, epochs, cpu_seconds, chosen."""
         rows = []
         for (regime, system), job in self.jobs().items():
             if not _trials_file(job).exists():
@@ -168,6 +171,20 @@ def chosen(table: pd.DataFrame) -> dict[tuple[str, str], Settings]:
     return found
 
 
+def best_after(table: pd.DataFrame, regime: str, system: str, counts: Sequence[int]) -> np.ndarray:
+    """The score that a search would have chosen after so many settings: (ORDERS, len(counts)).
+
+    The profile's own comes first, then the others in ORDERS random orders, the same for every
+    system; what `wider` added is left out, and a trial that was cut counts as not chosen.
+    """
+    rows = table[(table["regime"] == regime) & (table["system"] == system)].sort_values("trial")
+    scores = rows["score"].to_numpy(float)[: rows["drawn"].sum()]
+    scores = np.where(np.isnan(scores), -np.inf, scores)
+    draw = np.random.default_rng(0)
+    orders = [np.r_[0, 1 + draw.permutation(len(scores) - 1)] for _ in range(ORDERS)]
+    return np.maximum.accumulate(scores[np.stack(orders)], axis=1)[:, [n - 1 for n in counts]]
+
+
 # --------------------------------------------------------------------------------------------------
 # one system
 
@@ -184,15 +201,15 @@ def search(
     profile = job.workspace.profile
     trials: list[Trial] = []
 
-    def tried(settings: Settings) -> None:
-        trials.append(_try(study, job, Trial(len(trials), settings), parts))
+    def tried(settings: Settings, among_drawn: bool) -> None:
+        trials.append(_try(study, job, Trial(len(trials), settings, among_drawn), parts))
 
     for settings in drawn(profile, job.system, count):
-        tried(settings)
+        tried(settings, True)
     if max(trial.score for trial in trials) == -math.inf:
         raise RunError(f"no setting of {job.name} could be trained to its end")
     for settings in wider(profile, max(trials, key=lambda trial: trial.score).settings):
-        tried(settings)
+        tried(settings, False)
     return trials
 
 
@@ -363,7 +380,7 @@ def _row(trial: Trial, best: bool) -> dict:
     settings = trial.settings
     seeds = [*trial.scores, *[math.nan] * len(SEARCH_SEEDS)][: len(SEARCH_SEEDS)]
     return (
-        {"trial": trial.number}
+        {"trial": trial.number, "drawn": trial.drawn}
         | {name: settings[name] for name in (*SPACE, "training.patience")}
         | {OWN: " ".join(settings.get(OWN, ()))}  # type: ignore[arg-type]
         | {f"seed_{seed}": score for seed, score in zip(SEARCH_SEEDS, seeds, strict=True)}
