@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from taemi_lib import models
+from taemi_lib import experiments, models
 from taemi_lib.data.synthmimic.world import REGIMES
 from taemi_lib.evaluation import comparing
 from taemi_lib.evaluation.comparing import Comparison
@@ -20,8 +20,10 @@ from taemi_lib.experiments import (
     SIZE_SYSTEMS,
     SIZES,
     TABLES,
+    space,
 )
-from taemi_lib.profiles import EMOTIONS, ROOT
+from taemi_lib.experiments import search as searching
+from taemi_lib.profiles import EMOTIONS, PROFILES, ROOT
 
 RESULTS = ROOT / "results"
 SEEDS = list(range(5))
@@ -240,3 +242,50 @@ def test_the_readme_says_where_the_claim_ends():
     assert f"taemi is better in {' and '.join(better)}" in readme
     found = f"in {', '.join(none[:-1])} and {none[-1]} no difference could be detected"
     assert found in readme
+
+
+# --- results/fair: each system with the settings that its own search chose
+
+
+def fair(name):
+    return pd.read_csv(RESULTS / "fair" / f"{name}.csv")
+
+
+def test_every_searched_system_had_the_same_settings_to_choose_from():
+    tried = experiments.read_table(RESULTS / "fair" / "search.csv")
+    demo = PROFILES["demo"]
+    for (regime, name), rows in tried.groupby(["regime", "system"]):
+        drawn = rows[rows["drawn"]]
+        assert len(drawn) == searching.TRIALS and list(drawn["trial"]) == list(range(len(drawn)))
+        asked = space.drawn(demo, models.find(name), searching.TRIALS)
+        for row, settings in zip(drawn.to_dict("records"), asked, strict=True):
+            assert row[space.OWN].split() == settings.pop(space.OWN, []), (regime, name)
+            assert {key: row[key] for key in settings} == settings, (regime, name)
+        best = rows[rows["chosen"]]
+        assert len(best) == 1 and best["score"].iloc[0] == rows["score"].max()
+        assert (rows[rows["ended"] == "whole"][["seed_0", "seed_1"]].notna()).all(axis=None)
+        # nothing was chosen at the edge of its range without the value beyond having been tried
+        chosen = experiments.chosen(rows)[regime, name]
+        among_drawn = rows[rows["drawn"]]
+        best_drawn = among_drawn.loc[among_drawn["score"].idxmax()]
+        settings = experiments.chosen(
+            among_drawn.assign(chosen=among_drawn.index == best_drawn.name)
+        )
+        further = list(space.wider(demo, settings[regime, name]))
+        assert len(rows) == searching.TRIALS + len(further)
+        assert chosen in [settings[regime, name], *further]
+
+
+def test_the_fair_comparison_is_of_the_chosen_settings_and_of_all_seeds():
+    runs, tried = fair("runs"), experiments.read_table(RESULTS / "fair" / "search.csv")
+    chosen = experiments.chosen(tried)
+    test = runs[runs["split"] == "test"]
+    assert {*PRIMARY[1:], "text_gated", "tfn"} <= set(test["system"])
+    for (regime, name), rows in test.groupby(["regime", "system"]):
+        assert sorted(rows["seed"]) == SEEDS
+        assert set(rows["learning_rate"]) == {chosen[regime, name]["training.learning_rate"]}
+    mean = test.groupby(["regime", "system"])["mean_rho"].mean()
+    compared = fair("comparisons")
+    for row in compared[compared["table"] != "table3_masked"].itertuples():
+        difference = mean[row.regime, row.system] - mean[row.regime, row.reference]
+        assert row.delta == pytest.approx(difference, abs=2e-4), row

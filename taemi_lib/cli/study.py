@@ -68,8 +68,18 @@ def compare(
         raise ChoiceError(
             f"nothing to compare {experiments.REFERENCE} with: name at least one other system"
         )
-    settings = None if searched is None else experiments.chosen(experiments.read_table(searched))
     grid = {name: wanted for name in _regimes(regime, here)}
+    settings = None
+    if searched is not None:
+        settings = experiments.chosen(experiments.read_table(searched))
+        pairs = [(name, system) for name in grid for system in wanted]
+        if missing := [
+            f"{system} in {name}" for name, system in pairs if (name, system) not in settings
+        ]:
+            raise ChoiceError(
+                f"{searched} has no settings of {', '.join(missing)}: search them first, as in "
+                f"taemi search {' '.join(wanted)} --table {searched}"
+            )
     study = experiments.Study(here, grid, tuple(range(seeds)), settings=settings)
     if results:
         study.check_tables(results)  # before hours of training, not after

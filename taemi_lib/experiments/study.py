@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from taemi_lib import models, runs
-from taemi_lib.errors import ChoiceError, RunError
+from taemi_lib.errors import RunError
 from taemi_lib.evaluation import comparing, metrics
 from taemi_lib.evaluation.scoring import field_scores
 from taemi_lib.experiments.masks import draw_masks
@@ -76,7 +76,8 @@ class Study:
     part       (2, 4): make the second fourth of the runs only; for several machines, on one runs
                folder or on copies of it
     settings   {(regime, system): what it is trained with, beside the profile's}, as a search has
-               chosen; None: three learning rates are searched in the first regime, for all
+               chosen; one that is not named keeps the profile's own. None: three learning rates are
+               searched in the first regime, for all
     Raises ChoiceError for names that do not exist, with those that do.
     """
 
@@ -90,11 +91,6 @@ class Study:
         check_regimes(self.workspace, self.systems)
         for system in {system for systems in self.systems.values() for system in systems}:
             models.find(system)
-        if self.settings is not None and (missing := set(self._pairs) - set(self.settings)):
-            raise ChoiceError(
-                f"no settings of {', '.join(f'{name} in {regime}' for regime, name in missing)}: "
-                "search them first (`taemi search`)"
-            )
 
     # --- which runs
 
@@ -204,7 +200,7 @@ class Study:
     def chosen(self) -> Mapping[tuple[str, str], Settings]:
         """{(regime, system): chosen settings}"""
         if self.settings is not None:
-            return self.settings
+            return {pair: self.settings.get(pair, {}) for pair in self._pairs}
         best = self.search[self.search["chosen"]].set_index("system")["factor"]
         return {(regime, system): self._at(best[system]) for regime, system in self._pairs}
 
