@@ -345,6 +345,7 @@ def test_one_real_whisper_gives_both_sound_features_and_words(tmp_path):
         expected = openais(model, samples, 1500)[:steps]
         np.testing.assert_allclose(features.audio.values, expected, atol=1e-4)
         assert features.audio.times[-1] < samples.size / 16_000
-        assert len(features.transcript.split()) > 10 and features.words
+        said = model.transcribe(samples, fp16=False, temperature=0.0)["text"]
+        assert features.transcript == said.strip() and len(said.split()) > 10 and features.words
     with pytest.raises(Unreadable):
         encoders.audio.encode(read_audio(write_wav(tmp_path / "a.wav", sound(0.02))).samples)
