@@ -51,7 +51,7 @@ SEEDS = (0, 1)
 STEPS = ("generation", "extraction", "training and grid")
 PAUSE = 0.3  # s, the longest between the moment that was drawn and the kill
 ROUND = 25  # kills in one folder
-PATIENCE = 600  # s without the moment being reached: it hangs
+PATIENCE = 600  # s without a clip, a feature or an epoch more: it hangs
 TIMES = {"seconds", "cpu_seconds", "peak_memory_mb"}  # what no two runs have in common
 PASSING = {".lock", "seen.json"}  # who works there; dates of files
 
@@ -168,18 +168,38 @@ def moments(draw: random.Random, count: int, most: tuple[int, int, int]) -> list
     return found[:count]
 
 
+def watched(process: subprocess.Popen, folder: Path) -> Iterator[tuple[int, int, int]]:
+    """How far the work is, over and over until its process ends. One that hangs is killed: a busy
+    machine is slow, but goes on."""
+    far, since = None, time.monotonic()
+    while process.poll() is None:
+        now = reached(folder)
+        if now != far:
+            far, since = now, time.monotonic()
+        elif time.monotonic() - since > PATIENCE:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return
+        yield now
+        time.sleep(0.01)
+
+
+def _ended(process: subprocess.Popen) -> str:
+    """What is wrong with how a watched process ended, "" if nothing."""
+    if process.returncode == -signal.SIGKILL:
+        return "hangs"
+    return f"exit code {process.returncode}" if process.returncode else ""
+
+
 def kill_at(folder: Path, step: int, enough: int, pause: float, alone: bool) -> str:
     """Start or continue the work and kill it at this moment. What went wrong, or ""; "done" when
     it was over before."""
     process = started(folder)
-    deadline = time.monotonic() + PATIENCE
-    while reached(folder)[step] < enough:
-        if process.poll() is not None:
-            return "done" if process.returncode == 0 else f"exit code {process.returncode}"
-        if time.monotonic() > deadline:
-            os.killpg(process.pid, signal.SIGKILL)
-            return f"hangs: {STEPS[step]} does not get to {enough}"
-        time.sleep(0.01)
+    for far in watched(process, folder):
+        if far[step] >= enough:
+            break
+    else:
+        return _ended(process) or "done"
     time.sleep(pause)
     # taken before its workers can be orphans: the group's number stays valid while any is alive
     (os.kill if alone else os.killpg)(process.pid, signal.SIGKILL)
@@ -225,14 +245,21 @@ def one_round(
         faults += [f"{where}: made a second time, or lost: {key}" for key in again[:3]]
         kept = now
         print(f"{where}: {'; '.join(faults[-1:]) if said or again else 'continues'}", flush=True)
-    if code := started(folder).wait(timeout=PATIENCE):
-        faults.append(f"the last start ended with exit code {code}:\n{_tail(folder)}")
+    if said := _finish(folder):
+        faults.append(f"the last start: {said}\n{_tail(folder)}")
     now = finished(folder)
     again = [key for key, value in kept.items() if now.get(key) != value]
     faults += [f"after the last start: made a second time, or lost: {key}" for key in again[:3]]
     if traceback := re.findall(rb"^\w*Error.*", (folder / "log.txt").read_bytes(), re.M):
         faults.append(f"the log tells of {traceback[0].decode(errors='replace')[:300]}")
     return kills, faults
+
+
+def _finish(folder: Path) -> str:
+    process = started(folder)
+    for _ in watched(process, folder):
+        pass
+    return _ended(process)
 
 
 def _tail(folder: Path) -> str:
@@ -244,8 +271,8 @@ def main(total: int, seed: int, place: Path) -> int:
     begun = time.monotonic()
     whole = place / "whole"
     whole.mkdir(parents=True)
-    if started(whole).wait(timeout=PATIENCE):
-        print(f"the uninterrupted run failed:\n{_tail(whole)}")
+    if said := _finish(whole):
+        print(f"the uninterrupted run: {said}\n{_tail(whole)}")
         return 1
     most, expected, rounds = reached(whole), results(whole), 0
     print(f"without interruption: {most} in {time.monotonic() - begun:.0f} s", flush=True)
