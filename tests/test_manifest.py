@@ -369,6 +369,31 @@ def test_a_decimal_comma_is_named(folder):
     assert line.endswith("column Admiration: '0,33' is not a number, write a decimal point")
 
 
+@pytest.mark.parametrize("front", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_tables_as_spreadsheets_write_them(folder, front, end):
+    (folder / "Ünï code.mp4").touch()
+    rows = ['"007","Ünï code.mp4"', "1e3,v00.mp4", '"a b",v01.mp4']
+    path = folder / "clips.csv"
+    path.write_bytes((front + end.join(["clip_id,video", *rows, ""])).encode())
+    manifest = read_csv(path)
+    assert manifest.clip_ids == ["007", "1e3", "a b"]  # no id is a number
+    assert manifest["007"].video.name == "Ünï code.mp4"
+
+
+def test_a_column_that_appears_twice_is_named(folder):
+    (line,) = problems(read_csv, table(folder, f"a,v00.mp4,{LABELS},.9", header=f"{HEADER},Joy"))
+    assert line == "clips.csv, row 1, column Joy: appears twice"
+
+
+@pytest.mark.parametrize(
+    ("label", "said"), [("10%", "'10%' is"), ("NaN", "'NaN' is"), ("-", "'-'")]
+)
+def test_a_label_that_is_no_number_is_named(folder, label, said):
+    (line,) = problems(read_csv, table(folder, f"a,v00.mp4,{label},.33,0,0,.33,0"))
+    assert line.startswith(f"clips.csv, row 2, column Admiration: {said}")
+
+
 @pytest.fixture
 def official(tmp_path):
     (tmp_path / "raw").mkdir()
@@ -392,6 +417,15 @@ def test_the_official_layout_knows_both_spellings_of_a_name(official):
     (official / "raw" / spelled("NFD", "Anaïs.mp4")).touch()
     (line,) = problems(vidmimic2.read, official)
     assert "is a duplicate of raw/" in line
+
+
+def test_the_official_layout_mends_ids_whose_zeros_a_spreadsheet_dropped(official):
+    whole = vidmimic2.read(official)
+    for name in ("train", "valid"):
+        path = official / f"{name}_split.csv"
+        head, *rows = path.read_text().splitlines()
+        path.write_text("\n".join([head, *(row[:4].lstrip("0") + row[4:] for row in rows)]))
+    assert vidmimic2.read(official).table.equals(whole.table)
 
 
 def test_the_official_layout_selects_from_train_tests_on_valid_and_predicts_the_rest(official):

@@ -13,6 +13,8 @@ from taemi_lib.data.media import Unreadable, picture, read_audio, read_frames
 
 RED, GREEN, BLUE, BLACK = (220, 20, 20), (20, 200, 20), (20, 20, 220), (10, 10, 10)
 
+QUIET = {"libx265": {"x265-params": "log-level=error"}}
+
 
 def quarters(height=48, width=64):
     """(H, W, 3): red, green / blue, black."""
@@ -52,6 +54,28 @@ def test_the_whole_display_matrix_is_followed(tmp_path, matrix, shown, turned):
     frames = read_frames(set_matrix(path, matrix))
     assert frames.images.shape == ((3, 64, 48, 3) if turned else (3, 48, 64, 3))
     assert all(seen(image) == shown for image in frames.images)
+
+
+@pytest.mark.parametrize(("space", "kind"), [("ITU601", 5), ("ITU709", 1)])
+@pytest.mark.parametrize(("extent", "flag"), [("MPEG", 1), ("JPEG", 2)])
+@pytest.mark.parametrize(
+    ("codec", "layout"),
+    [("libx264", "yuv420p"), ("libx264", "yuv444p"), ("libx265", "yuv420p10le")],
+)
+def test_colours_are_those_that_the_file_says(tmp_path, space, kind, extent, flag, codec, layout):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10, options={"crf": "1"} | QUIET.get(codec, {}))
+        stream.height, stream.width, stream.pix_fmt = 48, 64, layout
+        stream.codec_context.colorspace, stream.codec_context.color_range = kind, flag
+        picture = av.VideoFrame.from_ndarray(quarters(), format="rgb24")
+        picture = picture.reformat(format=layout, dst_colorspace=space, dst_color_range=extent)
+        picture.colorspace, picture.color_range, picture.pts = kind, flag, 0
+        container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    found = read_frames(path).images[0]
+    for y, x in ((12, 16), (12, 48), (36, 16), (36, 48)):
+        assert np.abs(found[y, x].astype(int) - quarters()[y, x]).max() <= 5
 
 
 @pytest.mark.parametrize(

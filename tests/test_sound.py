@@ -173,23 +173,41 @@ def test_a_clock_that_is_set_back_does_not_swallow_the_sound():
     assert line.faults() == ["its time stamps go back by 52.0 s"]
 
 
-def in_two_times(path, late, pictures):
-    """Pictures from 0 s on, and a second of sound from `late` s on."""
+def in_two_times(path, late, pictures, codec="pcm_s16le", begin=0):
+    """Pictures from `begin` s on, ten a second, and a second of sound from `late` s on."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=10)
         video.width = video.height = 32
-        audio = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        audio = container.add_stream(codec, rate=16_000, layout="mono")
         picture = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
-        for picture.pts in range(pictures):
+        for picture.pts in range(round(10 * begin), round(10 * begin) + pictures):
             container.mux(video.encode(picture))
         container.mux(video.encode(None))
         frame = av.AudioFrame.from_ndarray(
             (tone(1) * 32767).astype(np.int16), format="s16", layout="mono"
         )
-        frame.sample_rate, frame.time_base, frame.pts = 16_000, Fraction(1, 16_000), late * 16_000
+        frame.sample_rate, frame.time_base, frame.pts = (
+            16_000,
+            Fraction(1, 16_000),
+            round(late * 16_000),
+        )
         container.mux(audio.encode(frame))
         container.mux(audio.encode(None))
     return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mkv", "pcm_s16le"), ("a.mkv", "libopus"), ("a.mov", "pcm_s16le"), ("a.mp4", "aac")],
+)
+@pytest.mark.parametrize(("late", "begin"), [(0, 0), (0.6, 0), (1.3, 0), (0, 0.6), (0.4, 0.9)])
+def test_sound_and_picture_keep_their_distance_whichever_begins_first(
+    tmp_path, name, codec, late, begin
+):
+    path = in_two_times(tmp_path / name, late, 15, codec, begin)
+    heard, frames = read_audio(path), read_frames(path)
+    assert heard.damage == frames.damage == ""
+    assert onset(heard.samples) - frames.times[0] == pytest.approx(late - begin, abs=0.05)
 
 
 @pytest.mark.parametrize("late", [4000, 1_750_000_000])
