@@ -119,7 +119,7 @@ def test_warnings_stand_where_they_belong(page):
     )
     found = page((beyond, None), (nothing, None), (prediction(attention=None), None))
     assert found.said.count("Neither the numbers nor the intervals can be relied on") == 1
-    assert "picture: distance 3.00; 99 of 100 known clips stay below 1.50" in found.said
+    assert "picture: distance 3.00; at most 1 of 100 known clips lies beyond 1.50" in found.said
     assert "so no numbers are shown" in found.said and "not a media file" in found.said
 
 

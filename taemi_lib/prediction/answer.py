@@ -43,7 +43,7 @@ class Distance:
 
     value      0: at their mean; 1: as far as clips of their kind that were not trained on (the root
                mean square over the selection split)
-    threshold  what 99 of 100 clips of that kind stay below
+    threshold  at most 1 of 100 selection clips lies beyond it (of fewer, none)
     """
 
     value: float
