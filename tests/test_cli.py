@@ -15,7 +15,7 @@ from taemi_lib.profiles import PROFILES, ROOT, load
 from taemi_lib.workspace import Workspace
 
 COMMANDS = (
-    "run extract import train evaluate predict compare grid profiles fetch notebooks render"
+    "run extract import train evaluate predict search compare grid profiles fetch notebooks render"
 ).split()
 
 
@@ -45,7 +45,7 @@ def test_every_command_and_option_explains_itself(command, capsys):
     for name, parameter in ((p.name, p) for p in cli.taemi.commands[command].params):
         if parameter.param_type_name == "option":
             assert parameter.help, f"{command} {name}"
-    if command in COMMANDS[:8] and command != "import":  # which needs no clips and makes no runs
+    if command in COMMANDS[:9] and command != "import":  # which needs no clips and makes no runs
         assert "--profile" in said and "--set NAME=VALUE" in said and "--runs-root" in said
 
 

@@ -77,7 +77,7 @@ class TensorFusionNetwork(System):
     own = {"rank": (0, 8, 16, 32), "small": ("relu", "public", "linear")}
 
     def build(self, sizes: Sizes) -> None:
-        rank = self.own_sizes["rank"] or max(1, min(32, sizes.width // 4))
+        rank = self.own_sizes.get("rank") or max(1, min(32, sizes.width // 4))
         self.modality_dropout = ModalityDropout(sizes.modality_dropout)
         self.vectors = ModalityVectors(sizes)
         self.reduce = nn.ModuleDict(
@@ -91,9 +91,10 @@ class TensorFusionNetwork(System):
 
     def _small(self, modality: str, sizes: Sizes) -> list[nn.Module]:
         """What a modality's small vector passes before the product."""
-        if self.own_sizes["small"] == "relu":
+        small = self.own_sizes.get("small", "relu")
+        if small == "relu":
             return [nn.ReLU(), nn.Dropout(sizes.dropout)]
-        return [nn.ReLU()] if self.own_sizes["small"] == "public" and modality != "text" else []
+        return [nn.ReLU()] if small == "public" and modality != "text" else []
 
     def forward(self, batch: Batch) -> Output:
         self.check(batch)
@@ -119,7 +120,7 @@ class WideTensorFusionNetwork(TensorFusionNetwork):
     """
 
     name = "tfn_wide"
-    own = {"rank": (32,), "small": ("linear",)}
+    own = {}
 
     def build(self, sizes: Sizes) -> None:
         super().build(sizes)
