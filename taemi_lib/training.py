@@ -93,8 +93,16 @@ def train(
         with devices.threads(threads), _own_random_numbers(place):
             _train(
                 _Work(
-                    *(found, train, selection, config, training, folder, seed, place, progress),
-                    after_epoch,
+                    system=found,
+                    train=train,
+                    selection=selection,
+                    config=config,
+                    training=training,
+                    folder=folder,
+                    seed=seed,
+                    device=place,
+                    progress=progress,
+                    after_epoch=after_epoch,
                 )
             )
         return runs.load_run(folder)

@@ -124,8 +124,11 @@ def test_a_size_that_a_system_does_not_have_is_refused():
     }.items():
         with pytest.raises(ChoiceError, match=said):
             models.create("taemi", **toy.SIZES, own=pairs)
-    with pytest.raises(ChoiceError, match="rank of tfn is 'wide'; it must be a int, such as 0, 8"):
-        models.create("tfn", **toy.SIZES, own=["rank=wide"])
+    for pair in ("rank=wide", "rank=-8", "rank=8.0", "small=linaer"):
+        with pytest.raises(ChoiceError, match="of tfn is .*; it must be like one of (0, 8|'relu')"):
+            models.create("tfn", **toy.SIZES, own=[pair])
+    with pytest.raises(ChoiceError, match="layers of mult is 0; it must be like one of 1, 2"):
+        models.create("mult", **toy.SIZES, own=["layers=0"])
 
 
 # --- what is chosen

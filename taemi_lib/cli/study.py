@@ -63,7 +63,8 @@ def compare(
     here = options.workspace(**places)
     from taemi_lib import experiments
 
-    wanted = _with_reference(systems)
+    # each once, in this order
+    wanted = tuple(dict.fromkeys([experiments.REFERENCE, *systems]))
     if len(wanted) == 1:
         raise ChoiceError(
             f"nothing to compare {experiments.REFERENCE} with: name at least one other system"
@@ -167,13 +168,6 @@ def _finish(study: Study, folder: str | Path | None, whole: bool) -> None:
             if whole:
                 experiments.write_beside(study, written)
             print(f"\ntables: {shown(written)}")
-
-
-def _with_reference(systems: tuple[str, ...]) -> tuple[str, ...]:
-    """Each once, in this order, the reference first."""
-    from taemi_lib import experiments
-
-    return tuple(dict.fromkeys([experiments.REFERENCE, *systems]))
 
 
 def _regimes(asked: str | None, workspace: Workspace) -> list[str]:

@@ -116,7 +116,7 @@ class Search:
     @property
     def table(self) -> pd.DataFrame:
         """Of the searches that are complete, a row a trial: regime, system, trial, drawn, its
-        settings, seed_0 and seed_1 (best mean rho on the selection split), score (their mean),
+        settings, seed_0 and seed_1 (the best epoch's merit on the selection split), score (mean),
         ended, epochs, cpu_seconds, chosen."""
         rows = []
         for (regime, system), job in self.jobs().items():

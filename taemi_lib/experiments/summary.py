@@ -97,10 +97,11 @@ def _interval(row: Any) -> str:
 def search_summary(table: pd.DataFrame, profile: Profile) -> str:
     """What a search chose for each system, beside what it cost; a row each."""
     lines = []
+    what, short = ("mean rho", "rho") if profile.task.selects == "rho" else ("-MAE", "-MAE")
     for regime, rows in table.groupby("regime", sort=False):
         lines.append(
-            f"regime {regime}: best mean rho on the selection split, mean over two seeds\n"
-            f"  {'system':28} {'rho':>5}  {'whole':>5} {'cut':>4} {'epochs':>6} {'CPU s':>6}  "
+            f"regime {regime}: best {what} on the selection split, mean over two seeds\n"
+            f"  {'system':28} {short:>5}  {'whole':>5} {'cut':>4} {'epochs':>6} {'CPU s':>6}  "
             "settings, beside the profile's"
         )
         for system, trials in rows.groupby("system", sort=False):

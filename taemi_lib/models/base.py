@@ -202,7 +202,7 @@ class System(  # type: ignore[call-arg]  # the mixin takes these arguments
     @classmethod
     def _own_sizes(cls, asked: Iterable[str]) -> dict[str, Any]:
         """{name: value} of every size that this system alone has. Raises ChoiceError for one that
-        it does not have, or a value of another kind than its default."""
+        it does not have, a text that is not listed, or a number of another kind or below 0."""
         found = parse_pairs(
             asked, "model.own holds {}: write NAME=VALUE, as in --set 'model.own=[\"depth=2\"]'"
         )
@@ -212,11 +212,14 @@ class System(  # type: ignore[call-arg]  # the mixin takes these arguments
                 raise ChoiceError(
                     f"model.own: {cls.name} has no size {name!r} of its own; it has: {there}"
                 )
-            if type(value) is not type(cls.own[name][0]):
-                kind = type(cls.own[name][0]).__name__
+            listed = cls.own[name]
+            fits = type(value) is type(listed[0])
+            if fits and value not in listed:
+                fits = isinstance(value, int | float) and value > 0
+            if not fits:
                 raise ChoiceError(
-                    f"model.own: {name} of {cls.name} is {value!r}; it must be a {kind}, such as "
-                    f"{', '.join(map(str, cls.own[name]))}"
+                    f"model.own: {name} of {cls.name} is {value!r}; it must be like one of "
+                    f"{', '.join(map(repr, listed))}"
                 )
         return {name: values[0] for name, values in cls.own.items()} | found
 
