@@ -2,6 +2,7 @@
 the same choice after an interruption."""
 
 import collections
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -252,6 +253,16 @@ def test_a_search_and_a_comparison_with_its_settings(tmp_path, capsys):
     assert set(experiments.read_table(table)["system"]) == {"taemi", "text_only", "audio_only"}
     assert cli.main([*asked[:3], "--trials", "4", *asked[5:]]) == 1
     assert "holds a search of 3 trials, not 4" in capsys.readouterr().err
+
+    # other labels: what was searched with the old ones is refused, not reused
+    trials = next((tmp_path / "runs").rglob("text_only/trials.json"))
+    whole = trials.read_text()
+    held = json.loads(whole)
+    held["config"]["data"]["train"]["labels"] = "others"
+    trials.write_text(json.dumps(held))
+    assert cli.main(asked) == 1
+    assert "trials.json is of another configuration" in capsys.readouterr().err
+    trials.write_text(whole)
 
     compare = ["compare", "text_only", "--searched", str(table), "--seeds", "2", *common]
     assert cli.main([*compare, "--results", str(tmp_path / "results")]) == 0

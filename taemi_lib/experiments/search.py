@@ -15,7 +15,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,10 +104,14 @@ class Search:
     def run(self) -> bool:
         """Make what is missing. False when other parts of it are still to be made elsewhere.
 
-        Raises RunError naming the system whose search failed; the others are kept.
+        Raises RunError, before anything is trained, when a search that is there was made with other
+        clips, labels or features; and naming the system whose search failed; the others are kept.
         """
         self.workspace.require("train", "selection")
         jobs = list(self.jobs().values())
+        for job in jobs:
+            if _trials_file(job).exists():
+                _refuse_other(_trials_file(job), _config(job, {}, worker_datasets(job.workspace)))
         number, count = self.part
         missing = [job for job in jobs[number - 1 :: count] if not _trials_file(job).exists()]
         side_by_side(partial(_search_and_keep, count=self.trials), missing)
@@ -254,15 +258,7 @@ def _one_seed(
     """Train a trial with one seed, or follow what is stored of that; its score is added."""
     place = _folder(job)
     path = place / f"trial{trial.number:02d}-seed{seed}.json"
-    profile = job.workspace.changed(trial.settings).profile
-    asked: dict[str, Any] = {
-        "model": profile.model,
-        "training": profile.training,
-        "seed": seed,
-    }
-    config = json.loads(
-        json.dumps(runs.describe(job.system, parts["train"], parts["selection"], **asked)[0])
-    )
+    config = _config(job, trial.settings, parts, seed)
     history: list[dict] = []
 
     def follow(entries: list[dict]) -> None:
@@ -277,7 +273,7 @@ def _one_seed(
         if record["ended"] == "diverged":
             raise Diverged(f"{job} diverged in trial {trial.number}")
         if record["ended"] != "whole":  # cut, and would not be now: another search left it there
-            record = _train(job, path, config, asked, parts, follow)
+            record = _train(job, trial.settings, seed, path, config, parts, follow)
     finally:
         trial.epochs += len(history)
         trial.cpu_seconds += sum(entry["cpu_seconds"] for entry in history)
@@ -286,9 +282,10 @@ def _one_seed(
 
 def _train(
     job: Job,
+    settings: Settings,
+    seed: int,
     path: Path,
     config: dict,
-    asked: dict[str, Any],
     parts: Mapping[str, ClipDataset],
     follow: Callable[[list[dict]], None],
 ) -> dict:
@@ -307,7 +304,7 @@ def _train(
             job.system,
             parts["train"],
             parts["selection"],
-            **asked,
+            **_asked(job, settings, seed),
             run_folder=run_folder,
             device=job.workspace.device,
             progress=False,
@@ -339,22 +336,44 @@ def _read_record(path: Path, config: dict) -> dict:
     """What is stored of a trial and seed. Raises RunError when it is of another configuration."""
     if not path.exists():
         return {"ended": "missing", "history": []}
-    record = runs.read_kept(path)
-    there = runs.upgraded(record["config"]) | {"versions": {}}
+    return _refuse_other(path, config)
+
+
+def _refuse_other(path: Path, config: dict) -> dict:
+    """What a file of a search holds. Raises RunError when it is of another configuration; other
+    library versions are only recorded."""
+    kept = runs.read_kept(path)
+    there = runs.upgraded(kept.get("config", {})) | {"versions": {}}
     if different := differences(there, config | {"versions": {}}):
         raise RunError(
             f"{path} is of another configuration ({'; '.join(different[:4])}): "
             "delete its folder to search anew"
         )
-    return record
+    return kept
+
+
+def _asked(job: Job, settings: Settings, seed: int) -> dict[str, Any]:
+    """The arguments of `train` that a trial decides."""
+    profile = job.workspace.changed(settings).profile
+    return {"model": profile.model, "training": profile.training, "seed": seed}
+
+
+def _config(
+    job: Job, settings: Settings, parts: Mapping[str, ClipDataset], seed: int = SEARCH_SEEDS[0]
+) -> dict:
+    """All that decides a trial, as JSON has it; without settings, what all trials share."""
+    asked = _asked(job, settings, seed)
+    config, _ = runs.describe(job.system, parts["train"], parts["selection"], **asked)
+    return json.loads(json.dumps(config))
 
 
 def _search_and_keep(job: Job, count: int) -> None:
     """A search in a process of its own; the list of its trials comes last."""
     with files.locked(_folder(job)):
-        trials = search(job, worker_datasets(job.workspace), count)
-        kept = [trial.__dict__ for trial in trials]
-        files.write_json(_trials_file(job), {"asked": count, "trials": kept})
+        parts = worker_datasets(job.workspace)
+        kept = [asdict(trial) for trial in search(job, parts, count)]
+        made = {"asked": count, "config": _config(job, {}, parts), "trials": kept}
+        files.write_json(_trials_file(job), made)
 
 
 def _folder(job: Job) -> Path:
