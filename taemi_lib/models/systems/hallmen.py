@@ -18,32 +18,40 @@ class Hallmen2024(System):
 
         h_1..h_T = LSTM(A), as wide as A
         f = [h_T; mean_t h_t]                                   (B, 2054), 2054 = 2 * 1027
-        y = W2 tanh(W1 f)                                       (B, 6)
-    Source: [3] in the paper, Table 2. Faithful: two layers at the features' own width, last step
-    with mean, tanh, MSE. Open in our facts: what is averaged (here the LSTM's outputs) and the tanh
-    layer's width (here the features', as in the 2025 system). Reduced: the wav2vec 2.0 model stays
-    frozen. Added: a token where a clip has no sound, the profile's dropout on the features, between
-    the layers and before the output.
+        y = W2 tanh(W1 f), W1 to 1027                           (B, 6)
+    Source: [3] in the paper, Table 2, and its public code (Skyy93/CVPR2024_abaw, branch blackimgs).
+    Faithful: two layers at the features' own width, last step with mean, tanh, MSE. The code
+    averages the features, not what the LSTM made of them, and its tanh layer is as wide as f: its
+    own sizes `average` and `hidden` (times the features' width) offer both; `lstm` (times that
+    width, too) is there because the demo's features are narrow, and 1 in the code. Reduced: the
+    wav2vec 2.0 model stays frozen, the code trains it. Added: a token where a clip has no sound,
+    the profile's dropout on the features, between the layers and before the output; the code has
+    none of the three.
     """
 
     name = "hallmen2024"
+    own = {"average": ("outputs", "features"), "hidden": (1, 2), "lstm": (1, 2)}
 
     def build(self, sizes: Sizes) -> None:
         width = sizes.audio_dim
+        steps = self.own_sizes["lstm"] * width
+        averaged = steps if self.own_sizes["average"] == "outputs" else width
+        hidden = self.own_sizes["hidden"] * width
         self.features = Features("audio", sizes)
-        self.lstm = LSTM(width, width, layers=2, dropout=sizes.dropout)
+        self.lstm = LSTM(width, steps, layers=2, dropout=sizes.dropout)
         self.head = nn.Sequential(
-            nn.Linear(2 * width, width),
+            nn.Linear(steps + averaged, hidden),
             nn.Tanh(),
             nn.Dropout(sizes.dropout),
-            nn.Linear(width, sizes.outputs),
+            nn.Linear(hidden, sizes.outputs),
         )
 
     def forward(self, batch: Batch) -> Output:
         self.check(batch)
         values, mask, _ = self.features(batch)
         steps, mask = self.lstm(values, mask)  # (B, T, audio_dim)
-        joined = torch.cat([last_step(steps, mask), masked_mean(steps, mask)], dim=-1)
+        averaged = steps if self.own_sizes["average"] == "outputs" else values
+        joined = torch.cat([last_step(steps, mask), masked_mean(averaged, mask)], dim=-1)
         return Output(self.head(joined), kept={"audio": batch.present["audio"]})
 
 
@@ -54,23 +62,29 @@ class Hallmen2025(System):
     Source: the winner of ABAW-8 ("Semantic Matters"), missing from the paper's Table 2.
         f = [t; LSTM(V)_last; LSTM(A)_last]                     (B, 2563), 768 + 768 + 1027
         y = W2 tanh(W1 f), W1 to 1027                           (B, 6)
-    Faithful: the parts and their widths (each LSTM as wide as its features). Reduced: the encoders
-    stay frozen. Added: tokens where a modality is absent, and the profile's dropout on the features
-    and before the output.
+    Faithful: the parts and their widths (each LSTM as wide as its features, the tanh layer as the
+    sound's). Reduced: the encoders stay frozen. Added: tokens where a modality is absent, and the
+    profile's dropout on the features and before the output. Its own sizes `hidden` and `lstm`
+    multiply these widths, which are small where the demo's features are. Its public code was not
+    read: the branch that holds it was not within our reach.
     """
 
     name = "hallmen2025"
+    own = {"hidden": (1, 2), "lstm": (1, 2)}
 
     def build(self, sizes: Sizes) -> None:
         widths = {"vision": sizes.vision_dim, "audio": sizes.audio_dim}
         self.text = TextVector(sizes)
         self.features = nn.ModuleDict({name: Features(name, sizes) for name in widths})
-        self.lstms = nn.ModuleDict({name: LSTM(width, width) for name, width in widths.items()})
+        times, hidden = self.own_sizes["lstm"], self.own_sizes["hidden"] * sizes.audio_dim
+        self.lstms = nn.ModuleDict(
+            {name: LSTM(width, times * width) for name, width in widths.items()}
+        )
         self.head = nn.Sequential(
-            nn.Linear(sizes.text_dim + sum(widths.values()), sizes.audio_dim),
+            nn.Linear(sizes.text_dim + times * sum(widths.values()), hidden),
             nn.Tanh(),
             nn.Dropout(sizes.dropout),
-            nn.Linear(sizes.audio_dim, sizes.outputs),
+            nn.Linear(hidden, sizes.outputs),
         )
 
     def forward(self, batch: Batch) -> Output:

@@ -15,8 +15,8 @@ from taemi_lib.models.missing import ModalityDropout
 from taemi_lib.models.systems.fusion import ModalityVectors
 from taemi_lib.profiles import MODALITIES
 
-# The original's weights, for targets between -3 and 3. Ours lie between 0 and 1: squared errors are
-# 36 times smaller, so are these.
+# For targets between -3 and 3; ours lie between 0 and 1: squared errors are 36 times smaller, so
+# are these. The public code's defaults are 1, 0.3 and 1.
 WEIGHTS = {"similarity": 0.7 / 36, "difference": 0.3 / 36, "reconstruction": 0.7 / 36}
 MOMENTS = 5
 
@@ -67,14 +67,18 @@ class MISA(System):
         similarity       CMD between the c of each pair of modalities
         difference       orthogonality of c_m and p_m, and of the p of each pair of modalities
         reconstruction   mean squared error of W_m''(c_m + p_m) against u_m
-    Source: Hazarika et al. 2020. Faithful: the two spaces, the three losses with the original's
-    ratio to the main one (see WEIGHTS), the transformer over six vectors. Reduced: the unimodal
-    networks (see fusion.py; the original: LSTMs and BERT). Each loss reads only clips that have its
-    modalities: tokens are the same in every clip and would teach the wrong distribution. Modality
-    dropout and tokens as in TAEMI.
+    Source: Hazarika et al. 2020 and its public code (declare-lab/MISA). Faithful: the two spaces,
+    the three losses (their weights: see WEIGHTS), the transformer over six vectors. Reduced: the
+    unimodal networks (see fusion.py; the code: two bidirectional LSTMs each, BERT for the text);
+    feed-forward part of the transformer 2 d (2048 there); everybody's head (there 6 d -> 3 d ->
+    outputs). The code lets no gradient through the lengths of the difference loss, ours does.
+    Modality dropout and tokens as in TAEMI. Each loss reads only clips that have its modalities:
+    tokens are the same in every clip and would teach the wrong distribution. Its own sizes:
+    `losses` multiplies the three weights, `feedforward` the width of the transformer's inner layer.
     """
 
     name = "misa"
+    own = {"losses": (1.0, 0.1, 10.0), "feedforward": (2, 8)}
 
     def build(self, sizes: Sizes) -> None:
         d = sizes.width
@@ -92,7 +96,11 @@ class MISA(System):
         )
         self.reconstruct = nn.ModuleDict({name: nn.Linear(d, d) for name in MODALITIES})
         self.transformer = nn.TransformerEncoderLayer(
-            d, sizes.heads, 2 * d, sizes.dropout, batch_first=True
+            d,
+            sizes.heads,
+            self.own_sizes["feedforward"] * d,
+            sizes.dropout,
+            batch_first=True,
         )
         self.head = head(2 * len(MODALITIES) * d, sizes)
 
@@ -125,8 +133,9 @@ class MISA(System):
             similarity.append(central_moment_discrepancy(shared[one][rows], shared[other][rows]))
             difference.append(orthogonality(private[one][rows], private[other][rows]))
         none = next(iter(projected.values())).new_zeros(())
+        times = self.own_sizes["losses"]
         return {
-            "similarity": WEIGHTS["similarity"] * sum(similarity, none) / 3,
-            "difference": WEIGHTS["difference"] * sum(difference, none),
-            "reconstruction": WEIGHTS["reconstruction"] * sum(reconstruction, none) / 3,
+            "similarity": times * WEIGHTS["similarity"] * sum(similarity, none) / 3,
+            "difference": times * WEIGHTS["difference"] * sum(difference, none),
+            "reconstruction": times * WEIGHTS["reconstruction"] * sum(reconstruction, none) / 3,
         }

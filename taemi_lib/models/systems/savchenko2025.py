@@ -60,9 +60,10 @@ class Savchenko2025(System):
         w_me: in steps of 0.1, adding up to 1 over m, the best on the selection split
     Source: [28] in the paper, Table 2. Faithful: statistics, network, sigmoid, Pearson loss of a
     batch, late fusion, searched weights; a large batch and Adam, which is AdamW without weight
-    decay (`preset`). The learning rate (1e-3 there) is searched as for every system. Reduced: the
-    project's frozen encoders; always one hidden layer (0 or 1 there); the three networks share
-    their epochs, so that they stop at one that suits their sum. Text is one vector: its mean,
+    decay (`preset`). The learning rate (1e-3 there) is searched as for every system, and so is the
+    hidden layer: its own size `hidden` is 64 as there, 0 (none, the other choice there) or wider.
+    Reduced: the project's frozen encoders; the three networks share their epochs, so that they stop
+    at one that suits their sum, and their hidden layer. Text is one vector: its mean,
     minimum and maximum are itself. Added: a correlation knows neither level nor scale, so
     `calibrate` gives each p_m the labels' mean and spread (the mean alone where no spread is
     known); an absent modality leaves its weight to the others, a clip with none gets the mean
@@ -70,6 +71,7 @@ class Savchenko2025(System):
     """
 
     name = "savchenko2025"
+    own = {"hidden": (64, 0, 256)}
     smallest_batch = 128
     weights: Tensor  # (3, 6) of each modality for each emotion
     level: Tensor  # (3, 6) and
@@ -84,10 +86,7 @@ class Savchenko2025(System):
             {
                 name: nn.Sequential(
                     nn.Dropout(sizes.input_dropout),
-                    nn.Linear(count * getattr(sizes, f"{name}_dim"), 64),
-                    nn.GELU(),
-                    nn.Dropout(sizes.dropout),
-                    nn.Linear(64, outputs),
+                    *self._layers(count * getattr(sizes, f"{name}_dim"), sizes),
                     nn.Sigmoid(),
                 )
                 for name, count in counts.items()
@@ -99,6 +98,16 @@ class Savchenko2025(System):
         self.register_buffer("spread", torch.ones(len(MODALITIES), outputs))
         self.register_buffer("label_level", torch.zeros(outputs))
         self.register_buffer("label_spread", torch.ones(outputs))
+
+    def _layers(self, inputs: int, sizes: Sizes) -> list[nn.Module]:
+        """From a modality's statistics to the outputs."""
+        hidden = self.own_sizes["hidden"]
+        if hidden == 0:
+            return [nn.Linear(inputs, sizes.outputs)]
+        return [
+            *(nn.Linear(inputs, hidden), nn.GELU(), nn.Dropout(sizes.dropout)),
+            nn.Linear(hidden, sizes.outputs),
+        ]
 
     @classmethod
     def preset(cls, training: Training) -> Training:
