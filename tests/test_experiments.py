@@ -105,10 +105,9 @@ def test_a_finished_grid_is_only_read(whole):
         path: stamp for path, stamp in stamps(whole).items() if "first" not in path.parts
     } == before
     study(whole).write(whole / "second")
-    for name in ("runs", "comparisons", "ccc", "attention", "search", "missing_masks"):
-        assert (whole / "first" / f"{name}.csv").read_bytes() == (
-            whole / "second" / f"{name}.csv"
-        ).read_bytes()
+    tables = ("runs", "comparisons", "ccc", "attention", "search", "missing_masks", "test_clips")
+    for name in (*(f"{table}.csv" for table in tables), "predictions.parquet"):
+        assert (whole / "first" / name).read_bytes() == (whole / "second" / name).read_bytes()
 
 
 @pytest.mark.slow
@@ -139,6 +138,37 @@ def test_the_tables_have_the_promised_columns_and_every_number_comes_from_a_run(
 
 
 @pytest.mark.slow
+def test_every_comparison_can_be_computed_again_from_the_predictions_beside_the_tables(
+    whole, tmp_path
+):
+    found = study(whole)
+    folder = found.write(tmp_path / "tables")
+    stored = experiments.read_predictions(folder)
+    assert stored.targets == list(EMOTIONS)
+    for (regime, _), family in found.families().items():
+        for system, reference, split in family:
+            again = stored.compare(regime, system, reference, split)
+            there = comparing.compare(
+                found.rho(regime, system, split), found.rho(regime, reference, split)
+            )
+            assert again.delta == pytest.approx(there.delta, abs=1e-3)
+            assert again.error == pytest.approx(there.error, rel=0.01)
+    truth = workspace(whole).truth()
+    assert dict(zip(stored.clips["clip"], stored.clips["group"], strict=True)) == dict(
+        truth["voice"][truth["split"] == "test"]
+    )
+    labels = stored.clips[stored.clips["regime"] == "face_cue"][list(EMOTIONS)]
+    assert np.array_equal(labels, found.predictions("face_cue", "taemi")[1])
+    by_voice = stored.rho("cue", "taemi", by_group=True)
+    assert by_voice.groups == stored.clips["group"].nunique()
+    assert np.array_equal(by_voice.seeds, stored.rho("cue", "taemi").seeds)
+    with pytest.raises(ChoiceError, match="no predictions of misa in cue"):
+        stored.rho("cue", "misa")
+    (folder / "predictions.parquet").write_bytes(b"nothing")
+    with pytest.raises(RunError, match="no predictions of a study can be read"):
+        experiments.read_predictions(folder)
+
+
 def test_stored_predictions_are_those_of_the_best_checkpoint(whole):
     found = study(whole)
     job = found.jobs()["face_cue", "taemi", 1]

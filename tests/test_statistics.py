@@ -204,6 +204,69 @@ def test_neither_level_nor_scale_of_a_prediction_changes_its_resampled_scores(sh
         assert rho.resampled[0, number] == pytest.approx(np.mean(expected), abs=1e-7)
 
 
+def world_of_groups(rng, shared, groups=12, clips=240):
+    """Two systems, three seeds each, and whose clip each is. `shared`: how much the clips of a
+    group have in common, for each system its own."""
+    owner = rng.integers(groups, size=clips)
+    target = rng.random((clips, 2))
+    systems = []
+    for _ in range(2):
+        own = shared * rng.normal(size=(groups, 2))[owner]
+        systems.append(
+            [target + own + 0.5 * rng.normal(size=(clips, 2)) for _ in range(3)],
+        )
+    return target, *systems, owner
+
+
+def grouped(target, first, second, owner, n=300):
+    return compare(*(resampled_rho(each, target, n, groups=owner) for each in (first, second)))
+
+
+def test_groups_that_differ_widen_the_interval_and_groups_of_one_clip_do_not():
+    rng = np.random.default_rng(3)
+    found = {"alike": [], "different": []}
+    for _ in range(20):
+        for key, shared in {"alike": 0.0, "different": 0.5}.items():
+            target, first, second, owner = world_of_groups(rng, shared)
+            by_clip = compared(target, first, second, n=300)
+            by_group = grouped(target, first, second, owner)
+            assert by_group.delta == by_clip.delta
+            found[key].append(by_group.error / by_clip.error)
+    assert np.median(found["alike"]) == pytest.approx(1, abs=0.15)
+    assert np.median(found["different"]) > 1.4
+    target, first, second, _ = world_of_groups(rng, 0.0)
+    alone = grouped(target, first, second, np.arange(len(target)), n=2000)
+    assert alone.error == pytest.approx(compared(target, first, second, n=2000).error, rel=0.05)
+
+
+@pytest.mark.slow
+def test_a_null_among_groups_is_found_in_about_one_of_twenty_by_groups_and_more_often_by_clips():
+    rng, wrong = np.random.default_rng(4), {"groups": 0, "clips": 0}
+    for _ in range(200):
+        target, first, second, owner = world_of_groups(rng, 0.5)
+        wrong["groups"] += grouped(target, first, second, owner, n=200).p < 0.05
+        wrong["clips"] += compared(target, first, second).p < 0.05
+    assert wrong["groups"] <= 20 and wrong["clips"] > 30
+
+
+def test_a_resample_of_groups_holds_all_clips_of_a_group_or_none():
+    owner = np.array(list("aabbbcc"))
+    target = np.arange(14.0).reshape(7, 2)
+    for rows in metrics.resamples(target, 50, 0, owner):
+        counts = np.bincount(rows, minlength=7)
+        assert all(len(set(counts[owner == group])) == 1 for group in "abc")
+        assert counts[[0, 2, 5]].sum() == 3
+
+
+def test_one_group_is_refused_and_so_are_two_ways_of_drawing():
+    target, first, second = draw(np.random.default_rng(0))
+    with pytest.raises(ValueError, match="of one group"):
+        resampled_rho(first, target, 50, groups=["a"] * len(target))
+    by_group = resampled_rho(first, target, 50, groups=np.arange(len(target)) // 10)
+    with pytest.raises(ValueError, match="score both alike"):
+        compare(by_group, resampled_rho(second, target, 50))
+
+
 def test_systems_resampled_differently_are_not_compared():
     target, first, second = draw(np.random.default_rng(5), clips=20, seeds=2)
     with pytest.raises(ValueError, match="20 and 30 resamples"):

@@ -33,10 +33,12 @@ class Rho:
     seeds      (K,) of each seed, on the split as it is
     resampled  (K, B) of each seed on B resamples of the clips; resample b draws the same clips for
                every system of the split
+    groups     how many groups of clips were drawn from, instead of clips; None: clips
     """
 
     seeds: np.ndarray
     resampled: np.ndarray
+    groups: int | None = None
 
     @property
     def mean(self) -> float:
@@ -72,6 +74,7 @@ def resampled_rho(
     n: int = RESAMPLES,
     seed: int = 0,
     missing: bool = False,
+    groups: Sequence | None = None,
 ) -> Rho:
     """Mean rho of one system's seeds on a split and on `n` resamples of its clips.
 
@@ -79,9 +82,10 @@ def resampled_rho(
     target        (N, K)
     missing       whether NaN stands for a label that nobody gave: a column is then scored on the
                   clips that have it
-    The resamples depend on target, n and seed only, so two systems scored on the same split are
-    paired clip by clip. Raises ValueError as metrics.mean_pearson does, and when the split is too
-    small to resample.
+    groups        (N,) whose clip each is (a person, a voice): whole groups are drawn
+    The resamples depend on target, groups, n and seed only, so two systems scored on the same split
+    are paired clip by clip. Raises ValueError as metrics.mean_pearson does, when the split is too
+    small to resample, and when all clips are of one group.
     """
     if not len(predictions):
         raise ValueError("a system has no predictions: give one (N, K) for each seed")
@@ -89,10 +93,15 @@ def resampled_rho(
     truth = checked[0][1]
     metrics.refuse_constant(truth)
     constant = np.stack([metrics.constant_columns(each) for each in predictions])  # (seeds, K)
-    counts = _shares(truth.tobytes(), truth.shape, n, seed)  # (1 + B, N)
+    members = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    count = None if members is None else int(members.max()) + 1
+    if count == 1:
+        raise ValueError("all clips are of one group: there are no others to draw")
+    drawn = None if members is None else members.astype(np.int64).tobytes()
+    counts = _shares(truth.tobytes(), truth.shape, n, seed, drawn)  # (1 + B, N)
     if not np.isnan(truth).any():
         rho = _weighted(counts, truth, [values for values, _ in checked], constant).mean(axis=-1)
-        return Rho(rho[:, 0], rho[:, 1:])
+        return Rho(rho[:, 0], rho[:, 1:], count)
     columns = []
     for column, known in enumerate(~np.isnan(truth.T)):
         one, shares = slice(column, column + 1), counts[:, known]
@@ -100,7 +109,7 @@ def resampled_rho(
         seeds = [values[known, one] for values, _ in checked]
         columns.append(_weighted(shares, truth[known, one], seeds, constant[:, one]))
     rho = np.concatenate(columns, axis=-1).mean(axis=-1)  # (seeds, 1 + B)
-    return Rho(rho[:, 0], rho[:, 1:])
+    return Rho(rho[:, 0], rho[:, 1:], count)
 
 
 def _weighted(
@@ -128,12 +137,20 @@ def _weighted(
 
 
 @lru_cache(maxsize=4)
-def _shares(truth: bytes, shape: tuple[int, int], n: int, seed: int) -> np.ndarray:
+def _shares(
+    truth: bytes, shape: tuple[int, int], n: int, seed: int, groups: bytes | None = None
+) -> np.ndarray:
     """(1 + B, N): each clip's share of the split (row 0) and of its resamples. All systems of a
     split ask for the same."""
     target = np.frombuffer(truth).reshape(shape)
-    drawn = [np.bincount(rows, minlength=shape[0]) for rows in metrics.resamples(target, n, seed)]
-    shares = np.vstack([np.ones(shape[0]), np.stack(drawn)]) / shape[0]
+    members = None if groups is None else np.frombuffer(groups, np.int64)
+    drawn = [
+        np.bincount(rows, minlength=shape[0])
+        for rows in metrics.resamples(target, n, seed, members)
+    ]
+    shares = np.vstack([np.ones(shape[0]), np.stack(drawn)])
+    # groups differ in size, and so do resamples of them
+    shares = shares / shares.sum(axis=1, keepdims=True)
     shares.flags.writeable = False
     return shares
 
@@ -171,8 +188,12 @@ def compare(system: Rho, reference: Rho, level: float = 0.95) -> Comparison:
     tests, from two seeds on). A system that trains well or fails by luck of the seed is called
     different far too often: with five seeds and one training in five failing, in 20 to 30 of 100
     simulated nulls. Look at the seeds. With a single seed, a system's share is clips alone, which
-    is far too narrow. "New clips" means clips of the same kind, with the same few voices and faces.
+    is far too narrow. "New clips" means clips of the same kind, with the same few voices and faces;
+    where whole groups were drawn (`resampled_rho`), new voices: an error with one degree of freedom
+    less than there are groups, since what one group adds is known from so few others.
     """
+    if system.groups != reference.groups:
+        raise ValueError("one of the two was resampled by other groups: score both alike")
     draws = system.resampled.shape[1]
     if draws != reference.resampled.shape[1]:
         raise ValueError(
@@ -187,7 +208,8 @@ def compare(system: Rho, reference: Rho, level: float = 0.95) -> Comparison:
         return Comparison(0.0, 0.0, 0.0, 1.0, 0.0, float("inf"))
     # (B,) all seeds, resampled clips
     clips = system.resampled.mean(axis=0) - reference.resampled.mean(axis=0)
-    parts = [(clips.var(ddof=1), np.inf)]  # variance, degrees of freedom
+    freedom = np.inf if system.groups is None else system.groups - 1
+    parts = [(clips.var(ddof=1) * _few(system.groups), freedom)]  # variance, degrees of freedom
     for rho in (system, reference):
         count = len(rho.seeds)
         if count > 1:
@@ -200,13 +222,18 @@ def compare(system: Rho, reference: Rho, level: float = 0.95) -> Comparison:
     return _with_interval(Comparison(delta, delta, delta, p, error, freedom), level)
 
 
+def _few(groups: int | None) -> float:
+    """G draws from G groups have a variance (G - 1) / G too small; of clips there are enough."""
+    return 1.0 if groups is None else groups / (groups - 1)
+
+
 def _seed_variance(rho: Rho) -> float:
     """How much seeds differ on all clips there could be: their variance on the split, less what
     comes from its finite number of clips."""
     deviation = rho.seeds - rho.seeds.mean()
     # How far the seeds' deviations move when the clips are drawn anew: clips x seeds, per seed.
     moved = rho.resampled - rho.resampled.mean(axis=0) - deviation[:, None]
-    by_clips = moved.var(axis=1).sum() / (len(deviation) - 1)
+    by_clips = _few(rho.groups) * moved.var(axis=1).sum() / (len(deviation) - 1)
     return max(0.0, float(deviation.var(ddof=1) - by_clips))
 
 

@@ -182,8 +182,12 @@ def _ccc(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
     return 2 * ((prediction - means[0]) * (target - means[1])).mean(axis=0) / spread
 
 
-def resamples(target: np.ndarray, n: int, seed: int) -> Iterator[np.ndarray]:
+def resamples(
+    target: np.ndarray, n: int, seed: int, groups: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
     """`n` times the rows of a resample of the split with replacement.
+
+    groups   (N,) whose clip each row is: whole groups are drawn, all of their clips at once
 
     A resample in which some target does not vary (sparse labels, few clips) has no rho and is drawn
     again. Raises ValueError when hardly any resample varies.
@@ -191,8 +195,13 @@ def resamples(target: np.ndarray, n: int, seed: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     found, columns = 0, np.ascontiguousarray(target.T)  # (K, N): quick to reduce
     incomplete = bool(np.isnan(columns).any())
+    members = [] if groups is None else [np.flatnonzero(groups == g) for g in np.unique(groups)]
     for _ in range(10 * n):
-        rows = rng.integers(len(target), size=len(target))
+        if groups is None:
+            rows = rng.integers(len(target), size=len(target))
+        else:
+            some = rng.integers(len(members), size=len(members))
+            rows = np.concatenate([members[group] for group in some])
         drawn = columns.take(rows, axis=1)
         if incomplete:
             real = ~np.isnan(drawn)

@@ -1,5 +1,6 @@
 """Experiments: what is compared with what (plan), each system's own best settings (space, search),
-missing masks, a grid of runs (study) and its tables, the course's own grid (whole)."""
+missing masks, a grid of runs (study), its tables and predictions (recheck), the course's own grid
+(whole)."""
 
 from taemi_lib.experiments.plan import (
     EVERYWHERE,
@@ -11,6 +12,7 @@ from taemi_lib.experiments.plan import (
     SIZES,
     TABLES,
 )
+from taemi_lib.experiments.recheck import read_predictions
 from taemi_lib.experiments.search import Search, best_after, chosen, read_table
 from taemi_lib.experiments.study import Study
 from taemi_lib.experiments.summary import search_summary, summary
@@ -40,6 +42,7 @@ __all__ = [
     "best_after",
     "chosen",
     "planted_null",
+    "read_predictions",
     "read_table",
     "run_beside",
     "search_summary",

@@ -37,6 +37,7 @@ from taemi_lib.experiments.products import (
     splits,
     train_and_predict,
 )
+from taemi_lib.experiments.recheck import write_predictions
 from taemi_lib.experiments.search import check_regimes
 from taemi_lib.experiments.space import Settings
 from taemi_lib.experiments.tables import (
@@ -109,7 +110,7 @@ class Study:
         return {} if factor == 1.0 else {"training.learning_rate": float(f"{rate:.6g}")}
 
     @property
-    def _targets(self) -> tuple[str, ...]:
+    def targets(self) -> tuple[str, ...]:
         return self.workspace.profile.task.targets
 
     @property
@@ -224,6 +225,11 @@ class Study:
         ]
         return [prediction for prediction, _ in found], found[0][1]
 
+    def clips(self, regime: str) -> list[str]:
+        """The test clips, in the order of the rows of `predictions`."""
+        self.predictions(regime, self.systems[regime][0])
+        return self._about[regime, TEST]["clip_id"].iloc[:: len(self.targets)].to_list()
+
     def _stored(self, job: Job, split: str) -> tuple[np.ndarray, np.ndarray]:
         """(N, K) float32 predictions and targets. Raises RunError when they are not about the same
         clips, in order, as other runs'."""
@@ -237,7 +243,7 @@ class Study:
                 f"{path} is about other clips or labels than the same split of other runs: "
                 "delete it and run the study again"
             )
-        wide = (-1, len(self._targets))
+        wide = (-1, len(self.targets))
         return table["prediction"].to_numpy(np.float32).reshape(wide), table["target"].to_numpy(
             np.float64
         ).reshape(wide)
@@ -269,7 +275,7 @@ class Study:
         """Everything about every run and split: regime, system, seed, split, rho and CCC of each
         emotion and their means, costs."""
         rows = []
-        names, some = self._targets, self._missing
+        names, some = self.targets, self._missing
         for (regime, system, seed), job in self.jobs().items():
             run = self._run(job)
             about = {name: _metrics(run)[name] for name in COSTS} | {
@@ -378,9 +384,9 @@ class Study:
         )
 
     def write(self, folder: str | Path = "results") -> Path:
-        """runs.csv, comparisons.csv, ccc.csv, attention.csv, search.csv and missing_masks.csv:
-        sorted and rounded, so that the same runs give the same files (but for seconds and memory,
-        which no two runs have in common).
+        """runs.csv, comparisons.csv, ccc.csv, attention.csv, search.csv, missing_masks.csv and
+        what each run predicted (recheck.py): sorted and rounded, so that the same runs give the
+        same files (but for seconds and memory, which no two runs have in common).
 
         Raises RunError, and writes nothing, when the folder holds scores that this study does not
         have, or those of other clips.
@@ -390,10 +396,10 @@ class Study:
         folder = resolve(folder)
         test = worker_datasets(self.workspace)["test"]
         masks = table_bytes(draw_masks(test).astype(int).reset_index())
-        concordance = [f"ccc/{name}" for name in self._targets]
+        concordance = [f"ccc/{name}" for name in self.targets]
         runs = self.scores.drop(columns=["mean_ccc", *concordance])
         ccc = self.scores[[*KEY, "mean_ccc", *concordance]].set_axis(
-            [*KEY, "mean_ccc", *self._targets], axis=1
+            [*KEY, "mean_ccc", *self.targets], axis=1
         )
         if (folder / MASKS).exists() and (folder / MASKS).read_bytes() != masks:
             raise RunError(
@@ -409,5 +415,6 @@ class Study:
             write_table(folder / "field_scores.csv", self.field_scores)
         if self.settings is None:
             write_table(folder / "search.csv", self.search.drop(columns="factor"))
+        write_predictions(self, folder, self.workspace.groups())
         files.write_bytes(folder / MASKS, masks)
         return folder
