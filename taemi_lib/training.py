@@ -15,6 +15,7 @@ import math
 import os
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -73,6 +74,7 @@ def train(
     threads    torch's CPU threads meanwhile: with 1, results do not depend on the core count
     encoders   profiles.Encoders as a dict, kept in config.json: `taemi predict` needs to know how
                to read a new clip
+    after_epoch   called with the history so far, when the epoch is stored
 
     Raises RunError naming the difference when the folder holds a run of another configuration or
     data; ValueError when clips have no labels or the selection split cannot be scored; Diverged
@@ -108,9 +110,53 @@ def train(
         return runs.load_run(folder)
 
 
+def try_out(
+    system: str | type[System],
+    train: ClipDataset,
+    selection: ClipDataset,
+    *,
+    model: profiles.Model,
+    training: profiles.Training,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    threads: int | None = 1,
+    after_epoch: Callable[[list[dict]], None] | None = None,
+) -> list[dict]:
+    """Train as `train` does, with the same numbers, and keep nothing but the history (a dict an
+    epoch): what a search asks for many times. Checkpoints would cost it more than the training of a
+    small system.
+
+    after_epoch   called with the history so far; what it raises ends the training
+    """
+    place, found = devices.choose(device), models.find(system)
+    config, training = runs.describe(
+        found, train, selection, model=model, training=training, seed=seed
+    )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        devices.threads(threads),
+        _own_random_numbers(place),
+    ):
+        return _train(
+            _Work(
+                system=found,
+                train=train,
+                selection=selection,
+                config=config,
+                training=training,
+                folder=Path(folder),
+                seed=seed,
+                device=place,
+                progress=False,
+                after_epoch=after_epoch,
+                keep=False,
+            )
+        )
+
+
 @dataclass(frozen=True)
 class _Work:
-    """One training, as `train` was asked for it."""
+    """One training, as it was asked for. keep: False where only the history is wanted."""
 
     system: type[System]
     train: ClipDataset
@@ -122,9 +168,10 @@ class _Work:
     device: torch.device
     progress: bool
     after_epoch: Callable[[list[dict]], None] | None
+    keep: bool = True
 
 
-def _train(work: _Work) -> None:
+def _train(work: _Work) -> list[dict]:
     if work.device.type == "cuda":
         torch.cuda.set_device(work.device)
         torch.cuda.reset_peak_memory_stats(work.device)
@@ -141,7 +188,9 @@ def _train(work: _Work) -> None:
     reached = history[-1].get("stage", system.stages[-1]) if history else system.stages[0]
     for stage in system.stages[system.stages.index(reached) :]:
         _train_stage(work, stage, history)
-    _finish(work, history)
+    if work.keep:
+        _finish(work, history)
+    return history
 
 
 def _train_stage(work: _Work, stage: str, history: list[dict]) -> None:
@@ -186,8 +235,9 @@ def _train_stage(work: _Work, stage: str, history: list[dict]) -> None:
             improved = runs.merit(entry) > max([-math.inf, *map(runs.merit, history[earlier:])])
             history.append(entry)
             bar.set_postfix_str(f"{_reached(entry)}, training loss {entry['loss']:.4f}")
-            state = _optimizer_state(accelerator, optimizer, plain)
-            _keep(work, plain, state, history, best if improved else None)
+            if work.keep or not final:  # the next stage starts from the best epoch of this one
+                state = _optimizer_state(accelerator, optimizer, plain)
+                _keep(work, plain, state, history, best if improved else None)
             if work.after_epoch is not None:
                 work.after_epoch(history)
 

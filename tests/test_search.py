@@ -169,18 +169,18 @@ def test_hopeless_trials_are_cut_and_only_whole_ones_are_chosen(tmp_path, parts)
 
 
 def test_a_setting_that_diverges_is_no_end_of_the_search(tmp_path, parts, monkeypatch):
-    real = searching.train
+    real = searching.try_out
 
     def sometimes(system, *rest, training, **more):
         if training.learning_rate > 0.005:
             raise Diverged("the loss is nan")
         return real(system, *rest, training=training, **more)
 
-    monkeypatch.setattr(searching, "train", sometimes)
+    monkeypatch.setattr(searching, "try_out", sometimes)
     trials = searching.search(job(tmp_path), parts, 12)
     ended = {trial.ended for trial in trials if trial.settings["training.learning_rate"] > 0.005}
     assert ended == {"diverged"}
-    monkeypatch.setattr(searching, "train", lambda *rest, **more: pytest.fail("trained again"))
+    monkeypatch.setattr(searching, "try_out", lambda *rest, **more: pytest.fail("trained again"))
     assert searching.search(job(tmp_path), parts, 12) == trials
 
 
@@ -188,7 +188,7 @@ def test_nothing_that_can_be_trained_is_said(tmp_path, parts, monkeypatch):
     def never(*rest, **more):
         raise Diverged("the loss is nan")
 
-    monkeypatch.setattr(searching, "train", never)
+    monkeypatch.setattr(searching, "try_out", never)
     with pytest.raises(RunError, match="no setting of text_only could be trained"):
         searching.search(job(tmp_path), parts, 3)
 
@@ -198,7 +198,7 @@ def test_nothing_that_can_be_trained_is_said(tmp_path, parts, monkeypatch):
 
 def test_an_interrupted_search_chooses_the_same(tmp_path, parts, monkeypatch):
     expected = searching.search(job(tmp_path / "whole"), parts, 8)
-    real, calls = searching.train, []
+    real, calls = searching.try_out, []
 
     def killed(*rest, after_epoch, **more):
         calls.append(1)
@@ -210,7 +210,7 @@ def test_an_interrupted_search_chooses_the_same(tmp_path, parts, monkeypatch):
 
         return real(*rest, after_epoch=dies, **more)
 
-    monkeypatch.setattr(searching, "train", killed)
+    monkeypatch.setattr(searching, "try_out", killed)
     with pytest.raises(KeyboardInterrupt):
         searching.search(job(tmp_path / "two"), parts, 8)
     found = searching.search(job(tmp_path / "two"), parts, 8)

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +121,29 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished, tmp
     again = run(tmp_path / "again")
     assert numbers(again) == numbers(finished) and weights(again) == weights(finished)
     assert weights(run(tmp_path / "other", seed=1)) != weights(finished)
+
+
+@pytest.mark.parametrize("system", ["taemi", "yu2025"])
+def test_trying_out_goes_as_training_does_and_leaves_nothing(system, tmp_path, monkeypatch):
+    """yu2025 has two stages: the second starts from the best epoch of the first."""
+    trained, seen = run(tmp_path / "run", system), []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    history = training.try_out(
+        system,
+        dataset(24),
+        dataset(10, seed=1, prefix="held"),
+        model=MODEL,
+        training=PRESET,
+        device="cpu",
+        after_epoch=lambda entries: seen.append(len(entries)),
+    )
+    changing = {name: 0.0 for name in ("seconds", "cpu_seconds")}
+    assert [entry | changing for entry in history] == [
+        entry | changing for entry in trained.history
+    ]
+    assert seen == list(range(1, len(history) + 1))
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_training_leaves_the_callers_random_numbers_and_threads_alone(tmp_path):

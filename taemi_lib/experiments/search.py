@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -33,7 +32,7 @@ from taemi_lib.experiments.tables import write_table
 from taemi_lib.profiles import resolve
 from taemi_lib.support import files
 from taemi_lib.support.differences import differences
-from taemi_lib.training import train
+from taemi_lib.training import try_out
 from taemi_lib.workspace import Job, Workspace, side_by_side, worker_datasets
 
 TRIALS = 24
@@ -296,18 +295,15 @@ def _train(
         history[:] = [{name: e[name] for name in _KEPT if name in e} for e in entries]
         follow(history)
 
-    run_folder, ended = path.with_suffix(""), "whole"
+    ended = "whole"
     path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(run_folder, ignore_errors=True)
     try:
-        train(
+        try_out(
             job.system,
             parts["train"],
             parts["selection"],
             **_asked(job, settings, seed),
-            run_folder=run_folder,
             device=job.workspace.device,
-            progress=False,
             after_epoch=after_epoch,
         )
     except optuna.TrialPruned:
@@ -320,7 +316,6 @@ def _train(
         ended = "interrupted"
         raise
     finally:
-        shutil.rmtree(run_folder, ignore_errors=True)
         record = {"ended": ended, "history": history, "config": config}
         if ended != "interrupted":
             files.write_json(path, record)  # in this order: what is stored is complete
