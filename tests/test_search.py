@@ -26,6 +26,10 @@ def job(folder, profile=SHORT, system="text_only"):
     return Job(here, models.find(system), 0)
 
 
+def searched(job, parts, count):
+    return searching.search(job, parts, space.drawn(job.workspace.profile, job.system, count))
+
+
 @pytest.fixture(scope="module")
 def parts():
     average = SHORT.training.audio_average
@@ -140,7 +144,7 @@ def test_a_planted_handicap_is_undone(tmp_path, parts):
     """A rival whose preset drops six of ten hidden units ends where one without that ends."""
     crippled = SHORT.changed({"model.dropout": 0.6, "model.input_dropout": 0.6})
     trials = {
-        name: searching.search(job(tmp_path / name, profile), parts, 12)
+        name: searched(job(tmp_path / name, profile), parts, 12)
         for name, profile in {"fair": SHORT, "crippled": crippled}.items()
     }
     best = {name: max(found, key=lambda trial: trial.score) for name, found in trials.items()}
@@ -151,7 +155,7 @@ def test_a_planted_handicap_is_undone(tmp_path, parts):
 
 
 def test_hopeless_trials_are_cut_and_only_whole_ones_are_chosen(tmp_path, parts):
-    trials = searching.search(job(tmp_path), parts, 12)
+    trials = searched(job(tmp_path), parts, 12)
     ended = collections.Counter(trial.ended for trial in trials)
     assert ended["cut"] >= 6 and ended["whole"] >= 1
     for trial in trials:
@@ -177,11 +181,11 @@ def test_a_setting_that_diverges_is_no_end_of_the_search(tmp_path, parts, monkey
         return real(system, *rest, training=training, **more)
 
     monkeypatch.setattr(searching, "try_out", sometimes)
-    trials = searching.search(job(tmp_path), parts, 12)
+    trials = searched(job(tmp_path), parts, 12)
     ended = {trial.ended for trial in trials if trial.settings["training.learning_rate"] > 0.005}
     assert ended == {"diverged"}
     monkeypatch.setattr(searching, "try_out", lambda *rest, **more: pytest.fail("trained again"))
-    assert searching.search(job(tmp_path), parts, 12) == trials
+    assert searched(job(tmp_path), parts, 12) == trials
 
 
 def test_nothing_that_can_be_trained_is_said(tmp_path, parts, monkeypatch):
@@ -190,14 +194,14 @@ def test_nothing_that_can_be_trained_is_said(tmp_path, parts, monkeypatch):
 
     monkeypatch.setattr(searching, "try_out", never)
     with pytest.raises(RunError, match="no setting of text_only could be trained"):
-        searching.search(job(tmp_path), parts, 3)
+        searched(job(tmp_path), parts, 3)
 
 
 # --- stopped and continued
 
 
 def test_an_interrupted_search_chooses_the_same(tmp_path, parts, monkeypatch):
-    expected = searching.search(job(tmp_path / "whole"), parts, 8)
+    expected = searched(job(tmp_path / "whole"), parts, 8)
     real, calls = searching.try_out, []
 
     def killed(*rest, after_epoch, **more):
@@ -212,8 +216,8 @@ def test_an_interrupted_search_chooses_the_same(tmp_path, parts, monkeypatch):
 
     monkeypatch.setattr(searching, "try_out", killed)
     with pytest.raises(KeyboardInterrupt):
-        searching.search(job(tmp_path / "two"), parts, 8)
-    found = searching.search(job(tmp_path / "two"), parts, 8)
+        searched(job(tmp_path / "two"), parts, 8)
+    found = searched(job(tmp_path / "two"), parts, 8)
     seconds = {"cpu_seconds": 0.0}
     assert [replace(trial, **seconds) for trial in found] == [
         replace(trial, **seconds) for trial in expected
@@ -223,10 +227,10 @@ def test_an_interrupted_search_chooses_the_same(tmp_path, parts, monkeypatch):
 
 
 def test_what_is_stored_of_another_configuration_is_refused(tmp_path, parts):
-    searching.search(job(tmp_path), parts, 2)
+    searched(job(tmp_path), parts, 2)
     others = dict(parts, train=toy.dataset(40, 3, SHORT.training.audio_average))
     with pytest.raises(RunError, match="another configuration.*delete its folder"):
-        searching.search(job(tmp_path), others, 2)
+        searched(job(tmp_path), others, 2)
 
 
 # --- on the command line
@@ -265,6 +269,20 @@ def test_a_search_and_a_comparison_with_its_settings(tmp_path, capsys):
     assert "trials.json is of another configuration" in capsys.readouterr().err
     trials.write_text(whole)
 
+    # further regimes try what did best in the first one
+    further = [*asked[:3], "--regime", "fixed", "--trials", "2", "--after", str(table), *common]
+    assert cli.main([*further, "--table", str(tmp_path / "further.csv")]) == 0
+    there = experiments.read_table(tmp_path / "further.csv")
+    for system in ("taemi", "text_only"):
+        wanted = experiments.best_of(found, "cue", system, 2)
+        rows = there[(there["system"] == system) & there["drawn"]]
+        assert [row["training.learning_rate"] for row in wanted] == list(
+            rows["training.learning_rate"]
+        )
+        assert len(rows) == 2 and set(rows["regime"]) == {"fixed"}
+    assert cli.main(["search", "vision_only", *further[3:]]) == 2
+    assert "the table has no search of vision_only in cue" in capsys.readouterr().err
+
     compare = ["compare", "text_only", "--searched", str(table), "--seeds", "2", *common]
     assert cli.main([*compare, "--results", str(tmp_path / "results")]) == 0
     runs = pd.read_csv(tmp_path / "results" / "runs.csv")
@@ -275,6 +293,27 @@ def test_a_search_and_a_comparison_with_its_settings(tmp_path, capsys):
     assert not (tmp_path / "results" / "search.csv").exists()  # nothing was searched for it
     assert cli.main(["compare", "vision_only", *compare[2:]]) == 2
     assert "no settings of vision_only in cue: search them first" in capsys.readouterr().err
+
+
+def test_further_regimes_begin_with_the_profiles_own_and_then_the_best():
+    table = experiments.read_table(profiles.ROOT / "results" / "fair" / "search.csv")
+    rows = table[(table["regime"] == "cue") & (table["system"] == "text_gated")]
+    found = experiments.best_of(table, "cue", "text_gated", 30)
+    own = space.drawn(DEMO, models.find("text_gated"), 24)[0]
+    assert found[0] == own and len(found) == len(rows)
+    others = rows[rows["trial"] > 0]
+    best = others.loc[others["score"].idxmax()]
+    assert found[1]["training.learning_rate"] == best["training.learning_rate"]
+    whole = others["score"].notna().sum()
+    told = [
+        others[(others[list(space.SPACE)] == [s[name] for name in space.SPACE]).all(axis=1)]
+        for s in found[1:]
+    ]
+    scores = [row["score"].iloc[0] for row in told]
+    assert scores[:whole] == sorted(scores[:whole], reverse=True)
+    assert np.isnan(scores[whole:]).all()
+    epochs = [row["epochs"].iloc[0] for row in told[whole:]]
+    assert epochs == sorted(epochs, reverse=True)
 
 
 def test_a_table_that_is_none_is_refused(tmp_path):

@@ -91,6 +91,12 @@ def compare(
 @click.argument("systems", nargs=-1, required=True, metavar="SYSTEM...")
 @regime_option
 @click.option("--trials", default=24, show_default=True, help="Settings that each system is given.")
+@click.option(
+    "--after",
+    metavar="TABLE",
+    help="For further regimes: try the settings that did best in this table's first regime, not "
+    "drawn ones, so that few --trials do.",
+)
 @click.option("--part", default="1/1", metavar="2/4", help="Only this share, for several machines.")
 @click.option(
     "--table", metavar="FILE", help="Where the table of trials goes, seen from the repository."
@@ -102,6 +108,7 @@ def search(
     systems: tuple[str, ...],
     regime: str | None,
     trials: int,
+    after: str | None,
     part: str,
     table: str | None,
     **places,
@@ -117,7 +124,8 @@ def search(
     from taemi_lib.workspace import shown
 
     wanted = {name: tuple(dict.fromkeys(systems)) for name in _regimes(regime, here)}
-    asked = experiments.Search(here, wanted, trials, share)
+    first = None if after is None else experiments.read_table(after)
+    asked = experiments.Search(here, wanted, trials, share, first)
     path = table or here.settings_folder / "search" / "search.csv"
     with options.failures_in_one_line():
         complete = asked.run()

@@ -13,7 +13,7 @@ from taemi_lib.experiments.plan import (
     TABLES,
 )
 from taemi_lib.experiments.recheck import read_predictions
-from taemi_lib.experiments.search import Search, best_after, chosen, read_table
+from taemi_lib.experiments.search import Search, best_after, best_of, chosen, read_table
 from taemi_lib.experiments.study import Study
 from taemi_lib.experiments.summary import search_summary, summary
 from taemi_lib.experiments.tables import MASKED_TEST, OFFICIAL, TEST
@@ -40,6 +40,7 @@ __all__ = [
     "Search",
     "Study",
     "best_after",
+    "best_of",
     "chosen",
     "planted_null",
     "read_predictions",

@@ -5,6 +5,8 @@
              better by then (at a quarter and at half of its epochs), else trained with the second
     chosen   the highest mean of the two seeds on the selection split
     wider    where a chosen value lies at the edge of its range, the value beyond is tried, too
+    after    in further regimes, with fewer trials: the profile's own and the settings that did best
+             in the first one
 
 What a trial's epochs scored is stored, so a search that was stopped continues and chooses the same.
 """
@@ -76,17 +78,28 @@ class Search:
     systems    {regime: systems}, registered names
     trials     settings that each system is given; `wider` adds a few
     part       (2, 4): the second fourth of the searches only, for several machines
+    after      a table of searches in the first regime: the settings are its best ones, not drawn
     """
 
     workspace: Workspace
     systems: Mapping[str, Sequence[str]]
     trials: int = TRIALS
     part: tuple[int, int] = (1, 1)
+    after: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:
         check_regimes(self.workspace, self.systems)
         if self.trials < 2:
             raise ChoiceError(f"{self.trials} trials: a search needs at least 2")
+        for job in self.jobs().values():
+            self._candidates(job)  # raises for a system that the table does not have
+
+    def _candidates(self, job: Job) -> list[Settings]:
+        """What a search tries, in order."""
+        if self.after is None:
+            return drawn(job.workspace.profile, job.system, self.trials)
+        first = self.workspace.label_sets[0]
+        return best_of(self.after, first, job.name, self.trials)
 
     def jobs(self) -> dict[tuple[str, str], Job]:
         """{(regime, system): the job whose settings the trials change}"""
@@ -113,7 +126,8 @@ class Search:
                 _refuse_other(_trials_file(job), _config(job, {}, worker_datasets(job.workspace)))
         number, count = self.part
         missing = [job for job in jobs[number - 1 :: count] if not _trials_file(job).exists()]
-        side_by_side(partial(_search_and_keep, count=self.trials), missing)
+        candidates = {_key(job): self._candidates(job) for job in missing}
+        side_by_side(partial(_search_and_keep, candidates=candidates), missing)
         return all(_trials_file(job).exists() for job in jobs)
 
     @property
@@ -165,13 +179,32 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 def chosen(table: pd.DataFrame) -> dict[tuple[str, str], Settings]:
     """{(regime, system): the settings that its search chose}, from a table."""
-    found = {}
-    for row in table[table["chosen"]].to_dict("records"):
-        settings: Settings = {name: row[name] for name in (*SPACE, "training.patience")}
-        if row[OWN]:
-            settings[OWN] = row[OWN].split()
-        found[row["regime"], row["system"]] = settings
-    return found
+    return {
+        (row["regime"], row["system"]): _settings_of(row)
+        for row in table[table["chosen"]].to_dict("records")
+    }
+
+
+def best_of(table: pd.DataFrame, regime: str, system: str, count: int) -> list[Settings]:
+    """`count` settings of a system's search: the profile's own, then the others, the best first;
+    behind those that were trained to their end, those that were cut latest.
+
+    Raises ChoiceError where the table has no such search.
+    """
+    rows = table[(table["regime"] == regime) & (table["system"] == system)]
+    if not len(rows):
+        raise ChoiceError(f"the table has no search of {system} in {regime}")
+    own = rows["trial"] == 0
+    order = rows.assign(score=rows["score"].fillna(-math.inf).where(~own, math.inf)).sort_values(
+        ["score", "epochs", "trial"], ascending=[False, False, True]
+    )
+    return [_settings_of(row) for row in order.head(count).to_dict("records")]
+
+
+def _settings_of(row: Mapping) -> Settings:
+    """A row of a table as settings."""
+    found: Settings = {name: row[name] for name in (*SPACE, "training.patience")}
+    return found | ({OWN: row[OWN].split()} if row[OWN] else {})
 
 
 def best_after(table: pd.DataFrame, regime: str, system: str, counts: Sequence[int]) -> np.ndarray:
@@ -193,7 +226,7 @@ def best_after(table: pd.DataFrame, regime: str, system: str, counts: Sequence[i
 
 
 def search(
-    job: Job, parts: Mapping[str, ClipDataset], count: int = TRIALS, progress: bool = False
+    job: Job, parts: Mapping[str, ClipDataset], candidates: Iterable[Settings]
 ) -> list[Trial]:
     """All trials of one system on these datasets, in order."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -207,7 +240,7 @@ def search(
     def tried(settings: Settings, among_drawn: bool) -> None:
         trials.append(_try(study, job, Trial(len(trials), settings, among_drawn), parts))
 
-    for settings in drawn(profile, job.system, count):
+    for settings in candidates:
         tried(settings, True)
     if max(trial.score for trial in trials) == -math.inf:
         raise RunError(f"no setting of {job.name} could be trained to its end")
@@ -362,12 +395,20 @@ def _config(
     return json.loads(json.dumps(config))
 
 
-def _search_and_keep(job: Job, count: int) -> None:
+def _key(job: Job) -> tuple[str, str]:
+    return job.workspace.label_set, job.name
+
+
+def _search_and_keep(job: Job, candidates: Mapping[tuple[str, str], list[Settings]]) -> None:
     """A search in a process of its own; the list of its trials comes last."""
     with files.locked(_folder(job)):
         parts = worker_datasets(job.workspace)
-        kept = [asdict(trial) for trial in search(job, parts, count)]
-        made = {"asked": count, "config": _config(job, {}, parts), "trials": kept}
+        kept = [asdict(trial) for trial in search(job, parts, candidates[_key(job)])]
+        made = {
+            "asked": len(candidates[_key(job)]),
+            "config": _config(job, {}, parts),
+            "trials": kept,
+        }
         files.write_json(_trials_file(job), made)
 
 
