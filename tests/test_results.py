@@ -126,7 +126,7 @@ def test_systems_with_another_rate_than_the_reference_were_tried_with_it_elsewhe
     assert (both["verdict_x"] != both["verdict_y"]).sum() == 6
     assert (
         "six of the verdicts on other systems depend on the learning rate"
-        in (ROOT / "README.md").read_text()
+        in " ".join((ROOT / "README.md").read_text().split())
     )
 
 
@@ -209,9 +209,8 @@ def test_the_readme_quotes_the_results():
         "is {audio} : 1 (sound) and {vision} : 1 (face) for taemi, "
         "1 : 1 for the constant query".format(**ratios.loc["taemi"])
     )
-    assert (
-        sentence in (ROOT / "README.md").read_text() and (ratios.loc["constant_query"] == 1).all()
-    )
+    assert sentence in " ".join((ROOT / "README.md").read_text().split())
+    assert (ratios.loc["constant_query"] == 1).all()
 
 
 def test_the_readme_quotes_the_check_with_another_text_encoder():
