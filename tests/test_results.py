@@ -124,9 +124,8 @@ def test_systems_with_another_rate_than_the_reference_were_tried_with_it_elsewhe
     both = tried.merge(read("comparisons"), on=["regime", "table", "system", "reference"])
     both = both[both["table"] != "table3_masked"]
     assert (both["verdict_x"] != both["verdict_y"]).sum() == 6
-    assert (
-        "six of the verdicts on other systems depend on the learning rate"
-        in " ".join((ROOT / "README.md").read_text().split())
+    assert "six of the verdicts on other systems depend on the learning rate" in " ".join(
+        (ROOT / "README.md").read_text().split()
     )
 
 
