@@ -205,16 +205,14 @@ def test_neither_level_nor_scale_of_a_prediction_changes_its_resampled_scores(sh
 
 
 def world_of_groups(rng, shared, groups=12, clips=240):
-    """Two systems, three seeds each, and whose clip each is. `shared`: how much the clips of a
-    group have in common, for each system its own."""
+    """Two systems, three seeds each, and whose clip each is. `shared`: how much better a system
+    hears some groups than others."""
     owner = rng.integers(groups, size=clips)
     target = rng.random((clips, 2))
     systems = []
     for _ in range(2):
-        own = shared * rng.normal(size=(groups, 2))[owner]
-        systems.append(
-            [target + own + 0.5 * rng.normal(size=(clips, 2)) for _ in range(3)],
-        )
+        gain = 1 + shared * rng.normal(size=(groups, 1))[owner]
+        systems.append([gain * target + 0.5 * rng.normal(size=(clips, 2)) for _ in range(3)])
     return target, *systems, owner
 
 
@@ -240,13 +238,14 @@ def test_groups_that_differ_widen_the_interval_and_groups_of_one_clip_do_not():
 
 
 @pytest.mark.slow
-def test_a_null_among_groups_is_found_in_about_one_of_twenty_by_groups_and_more_often_by_clips():
+def test_a_null_among_groups_is_seldom_found_by_groups_and_often_by_clips():
+    """12 groups: in 17 of 200, more than the 10 of a perfect test; by clips in 92."""
     rng, wrong = np.random.default_rng(4), {"groups": 0, "clips": 0}
     for _ in range(200):
         target, first, second, owner = world_of_groups(rng, 0.5)
         wrong["groups"] += grouped(target, first, second, owner, n=200).p < 0.05
         wrong["clips"] += compared(target, first, second).p < 0.05
-    assert wrong["groups"] <= 20 and wrong["clips"] > 30
+    assert wrong["groups"] <= 24 and wrong["clips"] > 60
 
 
 def test_a_resample_of_groups_holds_all_clips_of_a_group_or_none():

@@ -4,23 +4,17 @@ interval again, or in another way, and trains nothing."""
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from taemi_lib.errors import ChoiceError, RunError
 from taemi_lib.evaluation import comparing
-from taemi_lib.experiments.products import splits
-from taemi_lib.experiments.tables import KEY, TEST
+from taemi_lib.experiments.tables import TEST
 from taemi_lib.profiles import resolve
 from taemi_lib.support import files
-
-if TYPE_CHECKING:
-    from taemi_lib.experiments.study import Study
 
 PREDICTIONS, CLIPS = "predictions.parquet", "test_clips.csv"
 DIGITS = 4  # of a prediction, behind the point
@@ -79,25 +73,12 @@ def read_predictions(folder: str | Path) -> Stored:
     return Stored(predictions, clips)
 
 
-def write_predictions(study: Study, folder: Path, groups: Mapping[str, str]) -> None:
-    """Both files, from the runs of a study. groups: {clip: whose it is}"""
-    targets, predicted, labels = list(study.targets), [], []
-    for regime, systems in study.systems.items():
-        clips = study.clips(regime)
-        _, target = study.predictions(regime, systems[0])
-        about = {"regime": regime, "clip": clips, "group": [groups[clip] for clip in clips]}
-        labels.append(pd.DataFrame(about | dict(zip(targets, target.T, strict=True))))
-        for system, split in ((name, split) for name in systems for split in splits(name)):
-            found, _ = study.predictions(regime, system, split)
-            for seed, values in zip(study.seeds, found, strict=True):
-                key = dict(zip(KEY, (regime, system, seed, split), strict=True))
-                rounded = dict(zip(targets, np.round(values, DIGITS).T, strict=True))
-                predicted.append(pd.DataFrame(key | {"clip": clips} | rounded))
-    table = pd.concat(predicted, ignore_index=True)
+def write_predictions(stored: Stored, folder: Path) -> None:
+    """Both files: what `read_predictions` reads."""
     names = ["regime", "system", "split", "clip"]  # few different ones: a number a row
-    table = table.astype(dict.fromkeys(names, "category") | {"seed": np.int16})
+    table = stored.predictions.astype(dict.fromkeys(names, "category") | {"seed": np.int16})
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False, compression="zstd")
     files.write_bytes(folder / PREDICTIONS, buffer.getvalue())
-    about_clips = pd.concat(labels, ignore_index=True)
-    files.write_bytes(folder / CLIPS, about_clips.to_csv(index=False, lineterminator="\n").encode())
+    labels = stored.clips.to_csv(index=False, lineterminator="\n")
+    files.write_bytes(folder / CLIPS, labels.encode())

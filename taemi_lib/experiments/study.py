@@ -37,7 +37,7 @@ from taemi_lib.experiments.products import (
     splits,
     train_and_predict,
 )
-from taemi_lib.experiments.recheck import write_predictions
+from taemi_lib.experiments.recheck import DIGITS, Stored, write_predictions
 from taemi_lib.experiments.search import check_regimes
 from taemi_lib.experiments.space import Settings
 from taemi_lib.experiments.tables import (
@@ -319,6 +319,23 @@ class Study:
                 )
         return pd.DataFrame(rows).sort_values(KEY, ignore_index=True)
 
+    @property
+    def stored(self) -> Stored:
+        """What every run predicted, rounded, and the labels and groups of the test clips."""
+        targets, groups, predicted, labels = list(self.targets), self.workspace.groups(), [], []
+        for regime, systems in self.systems.items():
+            clips = self.clips(regime)
+            _, target = self.predictions(regime, systems[0])
+            about = {"regime": regime, "clip": clips, "group": [groups[clip] for clip in clips]}
+            labels.append(pd.DataFrame(about | dict(zip(targets, target.T, strict=True))))
+            for system, split in ((name, split) for name in systems for split in splits(name)):
+                found, _ = self.predictions(regime, system, split)
+                for seed, values in zip(self.seeds, found, strict=True):
+                    key = dict(zip(KEY, (regime, system, seed, split), strict=True))
+                    rounded = dict(zip(targets, np.round(values, DIGITS).T, strict=True))
+                    predicted.append(pd.DataFrame(key | {"clip": clips} | rounded))
+        return Stored(pd.concat(predicted, ignore_index=True), pd.concat(labels, ignore_index=True))
+
     def families(self) -> dict[tuple[str, str], list[tuple[str, str, str]]]:
         """{(regime, table): [(system, reference, split)]}: what is tested together. Systems of no
         table are in "others"."""
@@ -415,6 +432,6 @@ class Study:
             write_table(folder / "field_scores.csv", self.field_scores)
         if self.settings is None:
             write_table(folder / "search.csv", self.search.drop(columns="factor"))
-        write_predictions(self, folder, self.workspace.groups())
+        write_predictions(self.stored, folder)
         files.write_bytes(folder / MASKS, masks)
         return folder
