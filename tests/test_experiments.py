@@ -16,7 +16,7 @@ from taemi_lib.errors import ChoiceError, RunError
 from taemi_lib.evaluation import attention as attention_scores
 from taemi_lib.evaluation import comparing, metrics
 from taemi_lib.evaluation.scoring import predict_dataset
-from taemi_lib.experiments import Study
+from taemi_lib.experiments import Study, recheck
 from taemi_lib.experiments import study as study_module
 from taemi_lib.experiments import whole as whole_module
 from taemi_lib.experiments.masks import draw_masks, masked
@@ -167,6 +167,20 @@ def test_every_comparison_can_be_computed_again_from_the_predictions_beside_the_
     (folder / "predictions.parquet").write_bytes(b"nothing")
     with pytest.raises(RunError, match="no predictions of a study can be read"):
         experiments.read_predictions(folder)
+
+
+def test_stored_predictions_come_back_whatever_a_clip_is_called(tmp_path):
+    clips = pd.DataFrame(
+        {"regime": "own", "clip": ["NA", "007"], "group": ["null", "1"], "joy": [np.nan, 0.1]}
+    )
+    predictions = pd.DataFrame(
+        {"regime": "own", "system": "taemi", "seed": 0, "split": "test", "clip": ["NA", "007"]}
+    ).assign(joy=np.float32([0.25, 0.5]))
+    recheck.write_predictions(recheck.Stored(predictions, clips), tmp_path)
+    back = experiments.read_predictions(tmp_path)
+    pd.testing.assert_frame_equal(back.clips, clips)
+    assert back.predictions["clip"].to_list() == ["NA", "007"] and back.targets == ["joy"]
+    assert back.predictions["joy"].to_list() == [0.25, 0.5]
 
 
 def test_stored_predictions_are_those_of_the_best_checkpoint(whole):

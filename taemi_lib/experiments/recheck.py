@@ -67,7 +67,10 @@ def read_predictions(folder: str | Path) -> Stored:
     folder = resolve(folder)
     try:
         predictions = pd.read_parquet(folder / PREDICTIONS)
-        clips = pd.read_csv(folder / CLIPS, dtype={"clip": str, "group": str})
+        # a clip may be called NA
+        clips = pd.read_csv(folder / CLIPS, dtype=str, keep_default_na=False)
+        targets = list(clips.columns[3:])
+        clips[targets] = clips[targets].replace("", "nan").astype(np.float64)
     except (OSError, ValueError) as error:
         raise RunError(f"{folder}: no predictions of a study can be read ({error})") from error
     return Stored(predictions, clips)
