@@ -293,11 +293,9 @@ class Workspace:
         return synthmimic.truth(self.clips_folder)
 
     def groups(self) -> dict[str, str]:
-        """{clip: whose it is}: the voice of generated clips, the table's `group` of others; a clip
-        of which nobody says is a group of its own."""
-        if (truth := self.truth()) is not None:
-            return truth["voice"].to_dict()
-        return {clip_id: group or clip_id for clip_id, group in self.clips().table["group"].items()}
+        """{clip: whose it is}: the voice of generated clips, the table's `group` of others."""
+        truth = self.truth()
+        return self.clips().groups if truth is None else truth["voice"].to_dict()
 
     def features(self) -> tuple[Store, Report]:
         """Features of every clip, and what is absent and why. A clip is encoded again only when

@@ -261,6 +261,8 @@ def test_one_group_is_refused_and_so_are_two_ways_of_drawing():
     target, first, second = draw(np.random.default_rng(0))
     with pytest.raises(ValueError, match="of one group"):
         resampled_rho(first, target, 50, groups=["a"] * len(target))
+    with pytest.raises(ValueError, match=r"3 groups for 200 clips: say of each whose it is"):
+        resampled_rho(first, target, 50, groups=["a", "b", "c"])
     by_group = resampled_rho(first, target, 50, groups=np.arange(len(target)) // 10)
     with pytest.raises(ValueError, match="score both alike"):
         compare(by_group, resampled_rho(second, target, 50))

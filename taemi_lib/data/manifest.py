@@ -155,6 +155,11 @@ class Manifest:
     def clip_ids(self) -> list[str]:
         return list(self.table.index)
 
+    @property
+    def groups(self) -> dict[str, str]:
+        """{clip: whose it is}; a clip of which nobody says is a group of its own."""
+        return {clip_id: group or clip_id for clip_id, group in self.table["group"].items()}
+
     def select(self, split: str) -> Manifest:
         """The clips of one split. Raises ChoiceError for an unknown one."""
         if split not in SPLITS:

@@ -49,7 +49,7 @@ def read_csv(
         media=media,
     )
     table = manifest.table
-    groups = {clip_id: group or clip_id for clip_id, group in table["group"].items()}
+    groups = manifest.groups
     if not any(row.get("split") for row in rows):
         test = hold_out(_of(groups, table, "train"), data.test_share, data.seed, keep=2)
         table.loc[sorted(test), "split"] = "test"

@@ -85,7 +85,7 @@ def resampled_rho(
     groups        (N,) whose clip each is (a person, a voice): whole groups are drawn
     The resamples depend on target, groups, n and seed only, so two systems scored on the same split
     are paired clip by clip. Raises ValueError as metrics.mean_pearson does, when the split is too
-    small to resample, and when all clips are of one group.
+    small to resample, when all clips are of one group, and when some have none.
     """
     if not len(predictions):
         raise ValueError("a system has no predictions: give one (N, K) for each seed")
@@ -93,12 +93,9 @@ def resampled_rho(
     truth = checked[0][1]
     metrics.refuse_constant(truth)
     constant = np.stack([metrics.constant_columns(each) for each in predictions])  # (seeds, K)
-    members = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    count = None if members is None else int(members.max()) + 1
-    if count == 1:
-        raise ValueError("all clips are of one group: there are no others to draw")
-    drawn = None if members is None else members.astype(np.int64).tobytes()
-    counts = _shares(truth.tobytes(), truth.shape, n, seed, drawn)  # (1 + B, N)
+    members = None if groups is None else _numbered(groups, len(truth))
+    count = None if members is None else max(members) + 1
+    counts = _shares(truth.tobytes(), truth.shape, n, seed, members)  # (1 + B, N)
     if not np.isnan(truth).any():
         rho = _weighted(counts, truth, [values for values, _ in checked], constant).mean(axis=-1)
         return Rho(rho[:, 0], rho[:, 1:], count)
@@ -110,6 +107,16 @@ def resampled_rho(
         columns.append(_weighted(shares, truth[known, one], seeds, constant[:, one]))
     rho = np.concatenate(columns, axis=-1).mean(axis=-1)  # (seeds, 1 + B)
     return Rho(rho[:, 0], rho[:, 1:], count)
+
+
+def _numbered(groups: Sequence, clips: int) -> tuple[int, ...]:
+    """Whose clip each is, as numbers from 0."""
+    if len(groups) != clips:
+        raise ValueError(f"{len(groups)} groups for {clips} clips: say of each whose it is")
+    members = tuple(np.unique(np.asarray(groups), return_inverse=True)[1].tolist())
+    if max(members) == 0:
+        raise ValueError("all clips are of one group: there are no others to draw")
+    return members
 
 
 def _weighted(
@@ -138,16 +145,14 @@ def _weighted(
 
 @lru_cache(maxsize=4)
 def _shares(
-    truth: bytes, shape: tuple[int, int], n: int, seed: int, groups: bytes | None = None
+    truth: bytes, shape: tuple[int, int], n: int, seed: int, groups: tuple[int, ...] | None
 ) -> np.ndarray:
     """(1 + B, N): each clip's share of the split (row 0) and of its resamples. All systems of a
     split ask for the same."""
     target = np.frombuffer(truth).reshape(shape)
-    members = None if groups is None else np.frombuffer(groups, np.int64)
-    drawn = [
-        np.bincount(rows, minlength=shape[0])
-        for rows in metrics.resamples(target, n, seed, members)
-    ]
+    members = None if groups is None else np.array(groups)
+    resamples = metrics.resamples(target, n, seed, members)
+    drawn = [np.bincount(rows, minlength=shape[0]) for rows in resamples]
     shares = np.vstack([np.ones(shape[0]), np.stack(drawn)])
     # groups differ in size, and so do resamples of them
     shares = shares / shares.sum(axis=1, keepdims=True)

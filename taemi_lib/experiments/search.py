@@ -402,13 +402,9 @@ def _key(job: Job) -> tuple[str, str]:
 def _search_and_keep(job: Job, candidates: Mapping[tuple[str, str], list[Settings]]) -> None:
     """A search in a process of its own; the list of its trials comes last."""
     with files.locked(_folder(job)):
-        parts = worker_datasets(job.workspace)
-        kept = [asdict(trial) for trial in search(job, parts, candidates[_key(job)])]
-        made = {
-            "asked": len(candidates[_key(job)]),
-            "config": _config(job, {}, parts),
-            "trials": kept,
-        }
+        parts, asked = worker_datasets(job.workspace), candidates[_key(job)]
+        kept = [asdict(trial) for trial in search(job, parts, asked)]
+        made = {"asked": len(asked), "config": _config(job, {}, parts), "trials": kept}
         files.write_json(_trials_file(job), made)
 
 

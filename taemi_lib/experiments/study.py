@@ -110,7 +110,7 @@ class Study:
         return {} if factor == 1.0 else {"training.learning_rate": float(f"{rate:.6g}")}
 
     @property
-    def targets(self) -> tuple[str, ...]:
+    def _targets(self) -> tuple[str, ...]:
         return self.workspace.profile.task.targets
 
     @property
@@ -225,11 +225,6 @@ class Study:
         ]
         return [prediction for prediction, _ in found], found[0][1]
 
-    def clips(self, regime: str) -> list[str]:
-        """The test clips, in the order of the rows of `predictions`."""
-        self.predictions(regime, self.systems[regime][0])
-        return self._about[regime, TEST]["clip_id"].iloc[:: len(self.targets)].to_list()
-
     def _stored(self, job: Job, split: str) -> tuple[np.ndarray, np.ndarray]:
         """(N, K) float32 predictions and targets. Raises RunError when they are not about the same
         clips, in order, as other runs'."""
@@ -243,7 +238,7 @@ class Study:
                 f"{path} is about other clips or labels than the same split of other runs: "
                 "delete it and run the study again"
             )
-        wide = (-1, len(self.targets))
+        wide = (-1, len(self._targets))
         return table["prediction"].to_numpy(np.float32).reshape(wide), table["target"].to_numpy(
             np.float64
         ).reshape(wide)
@@ -275,7 +270,7 @@ class Study:
         """Everything about every run and split: regime, system, seed, split, rho and CCC of each
         emotion and their means, costs."""
         rows = []
-        names, some = self.targets, self._missing
+        names, some = self._targets, self._missing
         for (regime, system, seed), job in self.jobs().items():
             run = self._run(job)
             about = {name: _metrics(run)[name] for name in COSTS} | {
@@ -322,18 +317,18 @@ class Study:
     @property
     def stored(self) -> Stored:
         """What every run predicted, rounded, and the labels and groups of the test clips."""
-        targets, groups, predicted, labels = list(self.targets), self.workspace.groups(), [], []
+        targets, groups, predicted, labels = list(self._targets), self.workspace.groups(), [], []
         for regime, systems in self.systems.items():
-            clips = self.clips(regime)
-            _, target = self.predictions(regime, systems[0])
-            about = {"regime": regime, "clip": clips, "group": [groups[clip] for clip in clips]}
-            labels.append(pd.DataFrame(about | dict(zip(targets, target.T, strict=True))))
             for system, split in ((name, split) for name in systems for split in splits(name)):
-                found, _ = self.predictions(regime, system, split)
+                found, target = self.predictions(regime, system, split)
+                clips = self._about[regime, split]["clip_id"].iloc[:: len(targets)].to_list()
                 for seed, values in zip(self.seeds, found, strict=True):
                     key = dict(zip(KEY, (regime, system, seed, split), strict=True))
                     rounded = dict(zip(targets, np.round(values, DIGITS).T, strict=True))
                     predicted.append(pd.DataFrame(key | {"clip": clips} | rounded))
+            # the clips and labels of every split and system are the same (`_stored`)
+            about = {"regime": regime, "clip": clips, "group": [groups[clip] for clip in clips]}
+            labels.append(pd.DataFrame(about | dict(zip(targets, target.T, strict=True))))
         return Stored(pd.concat(predicted, ignore_index=True), pd.concat(labels, ignore_index=True))
 
     def families(self) -> dict[tuple[str, str], list[tuple[str, str, str]]]:
@@ -413,10 +408,10 @@ class Study:
         folder = resolve(folder)
         test = worker_datasets(self.workspace)["test"]
         masks = table_bytes(draw_masks(test).astype(int).reset_index())
-        concordance = [f"ccc/{name}" for name in self.targets]
+        concordance = [f"ccc/{name}" for name in self._targets]
         runs = self.scores.drop(columns=["mean_ccc", *concordance])
         ccc = self.scores[[*KEY, "mean_ccc", *concordance]].set_axis(
-            [*KEY, "mean_ccc", *self.targets], axis=1
+            [*KEY, "mean_ccc", *self._targets], axis=1
         )
         if (folder / MASKS).exists() and (folder / MASKS).read_bytes() != masks:
             raise RunError(

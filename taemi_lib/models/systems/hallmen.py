@@ -49,7 +49,7 @@ class Hallmen2024(System):
     def forward(self, batch: Batch) -> Output:
         self.check(batch)
         values, mask, _ = self.features(batch)
-        steps, mask = self.lstm(values, mask)  # (B, T, audio_dim)
+        steps, mask = self.lstm(values, mask)  # (B, T, width of the LSTM)
         averaged = steps if self.own_sizes["average"] == "outputs" else values
         joined = torch.cat([last_step(steps, mask), masked_mean(averaged, mask)], dim=-1)
         return Output(self.head(joined), kept={"audio": batch.present["audio"]})

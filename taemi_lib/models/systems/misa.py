@@ -74,7 +74,7 @@ class MISA(System):
     outputs). The code lets no gradient through the lengths of the difference loss, ours does.
     Modality dropout and tokens as in TAEMI. Each loss reads only clips that have its modalities:
     tokens are the same in every clip and would teach the wrong distribution. Its own sizes:
-    `losses` multiplies the three weights, `feedforward` the width of the transformer's inner layer.
+    `losses` multiplies the three weights, `feedforward` is the inner layer's width in d.
     """
 
     name = "misa"
