@@ -20,6 +20,7 @@ from taemi_lib.experiments import Study, recheck
 from taemi_lib.experiments import study as study_module
 from taemi_lib.experiments import whole as whole_module
 from taemi_lib.experiments.masks import draw_masks, masked
+from taemi_lib.experiments.tables import families
 from taemi_lib.profiles import EMOTIONS, MODALITIES
 from taemi_lib.workspace import Workspace
 
@@ -145,12 +146,16 @@ def test_every_comparison_can_be_computed_again_from_the_predictions_beside_the_
     folder = found.write(tmp_path / "tables")
     stored = experiments.read_predictions(folder)
     assert stored.targets == list(EMOTIONS)
-    for (regime, _), family in found.families().items():
+    assert stored.comparisons.equals(found.comparisons)
+    for (regime, _), family in families(stored.systems).items():
         for system, reference, split in family:
             again = stored.compare(regime, system, reference, split)
-            there = comparing.compare(
-                found.rho(regime, system, split), found.rho(regime, reference, split)
+            # the runs' own predictions, not rounded
+            one, other = (
+                comparing.resampled_rho(*found.predictions(regime, name, split))
+                for name in (system, reference)
             )
+            there = comparing.compare(one, other)
             assert again.delta == pytest.approx(there.delta, abs=1e-3)
             assert again.error == pytest.approx(there.error, rel=0.01)
     truth = workspace(whole).truth()
@@ -331,21 +336,45 @@ def test_predictions_about_other_clips_than_the_other_runs_are_refused(whole, tm
 def test_tables_are_never_written_over_those_of_a_larger_study_or_of_other_clips(whole, tmp_path):
     folder = study(whole).write(tmp_path / "tables")
     before = stamps(folder)
-    small = study(whole, systems=("taemi", "text_only"))
+    small = replace(study(whole), seeds=(0,))
     with pytest.raises(
         ValueError,
-        match="holds .* scores that this study does not have, such as cue constant_query 0",
+        match="holds .* scores that this study does not have, such as cue constant_query 1",
     ):
         small.check_tables(folder)
     with pytest.raises(ValueError, match="give another folder"):
         small.write(folder)
+    # without what they predicted, other systems cannot be compared anew
+    predictions = folder / "predictions.parquet"
+    held = predictions.read_bytes()
+    predictions.unlink()
+    with pytest.raises(ValueError, match="give another folder"):
+        study(whole, systems=("taemi", "text_only")).write(folder)
+    predictions.write_bytes(held)
+    clips = folder / "test_clips.csv"
+    labels = clips.read_text()
+    clips.write_text(labels.replace("0.", "0.9", 1))
+    with pytest.raises(ValueError, match="results of other clips or labels"):
+        study(whole, systems=("taemi", "text_only")).write(folder)
+    clips.write_text(labels)
     masks = folder / "missing_masks.csv"
     masks.write_text(masks.read_text().replace("clip_id", "clip"))
     with pytest.raises(ValueError, match="results of other clips"):
         study(whole).write(folder)
-    assert {path: stamp for path, stamp in stamps(folder).items() if path != masks} == {
-        p: s for p, s in before.items() if p != masks
+    touched = {masks, predictions, clips}  # by this test
+    assert {path: stamp for path, stamp in stamps(folder).items() if path not in touched} == {
+        path: stamp for path, stamp in before.items() if path not in touched
     }
+
+
+@pytest.mark.slow
+def test_tables_grow_by_a_system_as_if_all_had_been_compared_at_once(whole, tmp_path):
+    at_once = study(whole).write(tmp_path / "once")
+    study(whole, systems=("taemi", "text_only")).write(tmp_path / "grown")
+    study(whole, systems=("taemi", "constant_query"), regimes=("cue",)).write(tmp_path / "grown")
+    grown = study(whole, ("taemi", "constant_query"), ("face_cue",)).write(tmp_path / "grown")
+    for path in at_once.iterdir():
+        assert path.read_bytes() == (grown / path.name).read_bytes(), path.name
 
 
 @pytest.mark.slow
@@ -420,26 +449,23 @@ def test_wrong_numbers_are_one_line_too(option, value, capsys):
 
 def test_each_table_in_each_regime_is_one_family_and_the_primary_hypothesis_its_own(tmp_path):
     here = workspace(tmp_path)
-    families = experiments.whole_grid(here).families()
+    tested = families(experiments.whole_grid(here).systems)
     tables = [*experiments.TABLES, "table3_masked"]
-    found = [table for regime, table in families if regime == "cue" and table != "others"]
+    found = [table for regime, table in tested if regime == "cue" and table != "others"]
     assert found == [*tables, "primary"]  # others: systems that the plan does not know
-    assert families["cue", "primary"] == [("taemi", "constant_query", "test")]
+    assert tested["cue", "primary"] == [("taemi", "constant_query", "test")]
     for regime in ("fixed", "both", "text", "face_cue"):
-        assert [table for r, table in families if r == regime] == [
+        assert [table for r, table in tested if r == regime] == [
             "table3",
             "table4",
             "controls",
             "table3_masked",
         ]
-    assert ("concat", "taemi", "test_masked") in families["cue", "table3_masked"]
-    for key, family in families.items():
+    assert ("concat", "taemi", "test_masked") in tested["cue", "table3_masked"]
+    for key, family in tested.items():
         assert all(system != reference for system, reference, _ in family), key
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "find", lambda name: None)  # "mine" is not built
-        odd = Study(here, {"cue": ("taemi", "mine")}).families()
-    assert odd == {("cue", "others"): [("mine", "taemi", "test")]}
-    assert Study(here, {"cue": ("concat", "tfn")}).families() == {}  # nothing to hold them against
+    assert families({"cue": ("taemi", "mine")}) == {("cue", "others"): [("mine", "taemi", "test")]}
+    assert families({"cue": ("concat", "tfn")}) == {}  # nothing to hold them against
 
 
 @pytest.mark.slow

@@ -57,7 +57,8 @@ def compare(
 
     Each system, taemi too, is trained with three learning rates and two seeds first; then with the
     best rate and all seeds. `--searched` takes settings from a whole search instead, which is the
-    fairer fight. What is there already is not trained again.
+    fairer fight. What is there already is not trained again. What `--results` holds of other
+    systems stays, and is compared anew together with these.
     """
     _check_seeds(seeds)
     here = options.workspace(**places)
@@ -170,12 +171,15 @@ def _finish(study: Study, folder: str | Path | None, whole: bool) -> None:
         if not study.run() or (whole and not experiments.run_beside(study)):
             print(DONE_SO_FAR)
             return
-        print(experiments.summary(study))
-        if folder:
-            written = study.write(folder)
-            if whole:
-                experiments.write_beside(study, written)
-            print(f"\ntables: {shown(written)}")
+        if folder is None:
+            print(experiments.summary(study))
+            return
+        written = study.write(folder)
+        if whole:
+            experiments.write_beside(study, written)
+        # what the folder holds of other systems is in the same families
+        print(experiments.summary(study, experiments.read_rows(written / "comparisons.csv")))
+        print(f"\ntables: {shown(written)}")
 
 
 def _regimes(asked: str | None, workspace: Workspace) -> list[str]:

@@ -16,7 +16,7 @@ from taemi_lib.experiments.recheck import read_predictions
 from taemi_lib.experiments.search import Search, best_after, best_of, chosen, read_table
 from taemi_lib.experiments.study import Study
 from taemi_lib.experiments.summary import search_summary, summary
-from taemi_lib.experiments.tables import MASKED_TEST, OFFICIAL, TEST
+from taemi_lib.experiments.tables import MASKED_TEST, OFFICIAL, TEST, read_rows
 from taemi_lib.experiments.whole import (
     planted_null,
     run_beside,
@@ -44,6 +44,7 @@ __all__ = [
     "chosen",
     "planted_null",
     "read_predictions",
+    "read_rows",
     "read_table",
     "run_beside",
     "search_summary",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ import pandas as pd
 
 from taemi_lib.errors import ChoiceError, RunError
 from taemi_lib.evaluation import comparing
-from taemi_lib.experiments.tables import TEST
+from taemi_lib.experiments.tables import CLIPS, COLUMNS, KEY, PREDICTIONS, TEST, compared, families
 from taemi_lib.profiles import resolve
 from taemi_lib.support import files
 
-PREDICTIONS, CLIPS = "predictions.parquet", "test_clips.csv"
+NAMES = ["regime", "system", "split", "clip"]
 DIGITS = 4  # of a prediction, behind the point
 
 
@@ -60,6 +61,50 @@ class Stored:
         one, other = (self.rho(regime, name, split, by_group) for name in (system, reference))
         return comparing.compare(one, other)
 
+    @cached_property
+    def comparisons(self) -> pd.DataFrame:
+        """Every system with the reference, a family for each table of the plan: regime, table,
+        system, reference, delta (system minus reference), low, high, p_holm, verdict."""
+        rho = cache(self.rho)  # a reference is met many times
+        rows = []
+        for (regime, table), family in families(self.systems).items():
+            pairs = {
+                (system, reference): (rho(regime, system, split), rho(regime, reference, split))
+                for system, reference, split in family
+            }
+            rows += compared(regime, table, pairs)
+        return pd.DataFrame(rows, columns=COLUMNS).sort_values(COLUMNS[:4], ignore_index=True)
+
+    @property
+    def systems(self) -> dict[str, list[str]]:
+        """{regime: systems}"""
+        pairs = self.predictions[["regime", "system"]].drop_duplicates().astype(str)
+        return {regime: own["system"].to_list() for regime, own in pairs.groupby("regime")}
+
+    def beside(self, folder: str | Path) -> Stored:
+        """This, and what a folder of tables holds of other systems. Raises RunError when that is
+        about other clips or labels."""
+        there = read_predictions(folder)
+        mine = {(regime, name) for regime, names in self.systems.items() for name in names}
+        theirs = pd.MultiIndex.from_frame(there.predictions[["regime", "system"]].astype(str))
+        kept = there.predictions[~theirs.isin(mine)]
+        both = sorted(set(there.clips["regime"]) & set(self.clips["regime"]))
+        old, new = (
+            known[known["regime"].isin(both)].sort_values(["regime", "clip"], ignore_index=True)
+            for known in (there.clips, self.clips)
+        )
+        same = there.targets == self.targets and old.astype(str).equals(new.astype(str))
+        if len(kept) and not same:
+            raise RunError(
+                f"{folder} holds the results of other clips or labels: give another folder for "
+                "these"
+            )
+        further = there.clips[~there.clips["regime"].isin(both)]
+        return Stored(
+            pd.concat([kept.astype(dict.fromkeys(NAMES, str)), self.predictions]),
+            pd.concat([further, self.clips]),
+        )
+
 
 def read_predictions(folder: str | Path) -> Stored:
     """What `Study.write` has left in a folder of tables. Raises RunError where it is missing or
@@ -77,11 +122,12 @@ def read_predictions(folder: str | Path) -> Stored:
 
 
 def write_predictions(stored: Stored, folder: Path) -> None:
-    """Both files: what `read_predictions` reads."""
-    names = ["regime", "system", "split", "clip"]  # few different ones: a number a row
-    table = stored.predictions.astype(dict.fromkeys(names, "category") | {"seed": np.int16})
+    """Both files, sorted: what `read_predictions` reads."""
+    table = stored.predictions.sort_values(KEY, kind="stable", ignore_index=True)
+    # few different names: a number a row
+    table = table.astype(dict.fromkeys(NAMES, "category") | {"seed": np.int16})
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False, compression="zstd")
     files.write_bytes(folder / PREDICTIONS, buffer.getvalue())
-    labels = stored.clips.to_csv(index=False, lineterminator="\n")
-    files.write_bytes(folder / CLIPS, labels.encode())
+    labels = stored.clips.sort_values("regime", kind="stable")
+    files.write_bytes(folder / CLIPS, labels.to_csv(index=False, lineterminator="\n").encode())

@@ -29,7 +29,7 @@ from taemi_lib.errors import RunError
 from taemi_lib.evaluation import comparing, metrics
 from taemi_lib.evaluation.scoring import field_scores
 from taemi_lib.experiments.masks import draw_masks
-from taemi_lib.experiments.plan import MASKED, PRIMARY, RATES, REFERENCE, SEARCH_SEEDS, TABLES
+from taemi_lib.experiments.plan import RATES, SEARCH_SEEDS
 from taemi_lib.experiments.products import (
     ATTENTION,
     check_products,
@@ -41,12 +41,10 @@ from taemi_lib.experiments.recheck import DIGITS, Stored, write_predictions
 from taemi_lib.experiments.search import check_regimes
 from taemi_lib.experiments.space import Settings
 from taemi_lib.experiments.tables import (
-    COLUMNS,
     KEY,
-    MASKED_TEST,
     OFFICIAL,
     TEST,
-    compared,
+    beside,
     readable_costs,
     readable_versions,
     refuse_to_lose,
@@ -244,23 +242,13 @@ class Study:
         ).reshape(wide)
 
     def rho(self, regime: str, system: str, split: str = TEST) -> comparing.Rho:
-        """Mean rho of a system's seeds, with its resamples. Kept: a reference is compared many
-        times."""
-        key = (regime, system, split)
-        if key not in self._rhos:
-            self._rhos[key] = comparing.resampled_rho(
-                *self.predictions(regime, system, split), missing=self._missing
-            )
-        return self._rhos[key]
+        """Mean rho of a system's seeds, with its resamples."""
+        return self.stored.rho(regime, system, split)
 
     @cached_property
     def _about(self) -> dict[tuple[str, str], pd.DataFrame]:
         """{(regime, split): clip, emotion and target of each row}, as the first run that was read
         has them."""
-        return {}
-
-    @cached_property
-    def _rhos(self) -> dict[tuple[str, str, str], comparing.Rho]:
         return {}
 
     # --- tables
@@ -314,7 +302,7 @@ class Study:
                 )
         return pd.DataFrame(rows).sort_values(KEY, ignore_index=True)
 
-    @property
+    @cached_property
     def stored(self) -> Stored:
         """What every run predicted, rounded, and the labels and groups of the test clips."""
         targets, groups, predicted, labels = list(self._targets), self.workspace.groups(), [], []
@@ -331,29 +319,6 @@ class Study:
             labels.append(pd.DataFrame(about | dict(zip(targets, target.T, strict=True))))
         return Stored(pd.concat(predicted, ignore_index=True), pd.concat(labels, ignore_index=True))
 
-    def families(self) -> dict[tuple[str, str], list[tuple[str, str, str]]]:
-        """{(regime, table): [(system, reference, split)]}: what is tested together. Systems of no
-        table are in "others"."""
-        found: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
-        known = {REFERENCE, *(system for table in TABLES.values() for system in table)}
-        for regime, systems in self.systems.items():
-            if REFERENCE not in systems:
-                continue
-            others = tuple(system for system in systems if system not in known)
-            for table, members in (TABLES | {"others": others}).items():
-                if here := [(system, REFERENCE, TEST) for system in members if system in systems]:
-                    found[regime, table] = here
-            if here := [
-                (system, REFERENCE, MASKED_TEST)
-                for system in MASKED
-                if system in systems and system != REFERENCE
-            ]:
-                found[regime, "table3_masked"] = here
-            primary, system, reference = PRIMARY
-            if regime == primary and {system, reference} <= set(systems):
-                found[regime, "primary"] = [(system, reference, TEST)]
-        return found
-
     @cached_property
     def attention(self) -> pd.DataFrame:
         """regime, system, seed, audio, vision: attention on the event that counts / on the decoy,
@@ -365,25 +330,15 @@ class Study:
         columns = ["regime", "system", "seed", "audio", "vision"]
         return pd.DataFrame(rows, columns=columns).sort_values(columns[:3], ignore_index=True)
 
-    @cached_property
+    @property
     def comparisons(self) -> pd.DataFrame:
         """regime, table, system, reference, delta (system minus reference), low, high, p_holm,
         verdict."""
-        rows = []
-        for (regime, table), family in self.families().items():
-            pairs = {
-                (system, reference): (
-                    self.rho(regime, system, split),
-                    self.rho(regime, reference, split),
-                )
-                for system, reference, split in family
-            }
-            rows += compared(regime, table, pairs)
-        return pd.DataFrame(rows, columns=COLUMNS).sort_values(COLUMNS[:4], ignore_index=True)
+        return self.stored.comparisons
 
     def check_tables(self, folder: str | Path) -> None:
-        """Raises RunError when `write` would lose scores in this folder that the study does not
-        have; nothing needs to be trained."""
+        """Raises RunError when `write` would lose scores of this folder; nothing needs to be
+        trained."""
         refuse_to_lose(
             resolve(folder),
             {
@@ -400,33 +355,39 @@ class Study:
         what each run predicted (recheck.py): sorted and rounded, so that the same runs give the
         same files (but for seconds and memory, which no two runs have in common).
 
-        Raises RunError, and writes nothing, when the folder holds scores that this study does not
-        have, or those of other clips.
+        What the folder holds of other systems, on the same clips, stays: the comparisons are of
+        them all. Raises RunError, and writes nothing, when scores of the folder would be lost, or
+        when they are those of other clips or labels.
         """
 
         self.check_tables(folder)
         folder = resolve(folder)
         test = worker_datasets(self.workspace)["test"]
         masks = table_bytes(draw_masks(test).astype(int).reset_index())
-        concordance = [f"ccc/{name}" for name in self._targets]
-        runs = self.scores.drop(columns=["mean_ccc", *concordance])
-        ccc = self.scores[[*KEY, "mean_ccc", *concordance]].set_axis(
-            [*KEY, "mean_ccc", *self._targets], axis=1
-        )
         if (folder / MASKS).exists() and (folder / MASKS).read_bytes() != masks:
             raise RunError(
                 f"{folder} holds the results of other clips: give another folder for these"
             )
+        concordance = [f"ccc/{name}" for name in self._targets]
+        ccc = self.scores[[*KEY, "mean_ccc", *concordance]]
+        tables = {
+            "runs": readable_costs(self.scores.drop(columns=["mean_ccc", *concordance])),
+            "ccc": ccc.set_axis([*KEY, "mean_ccc", *self._targets], axis=1),
+            "attention": self.attention,
+        }
+        if self.workspace.profile.task.metrics != "intensity":
+            tables["field_scores"] = self.field_scores
+        if self.settings is None:
+            tables["search"] = self.search.drop(columns="factor")
+        stored = self.stored
+        if (folder / "runs.csv").exists():
+            stored = stored.beside(folder)
+            tables = {name: beside(folder / f"{name}.csv", own) for name, own in tables.items()}
+        compared = stored.comparisons  # before anything is written
         folder.mkdir(parents=True, exist_ok=True)
         files.sweep(folder)
-        write_table(folder / "runs.csv", readable_costs(runs))
-        write_table(folder / "comparisons.csv", self.comparisons)
-        write_table(folder / "ccc.csv", ccc)
-        write_table(folder / "attention.csv", self.attention)
-        if self.workspace.profile.task.metrics != "intensity":
-            write_table(folder / "field_scores.csv", self.field_scores)
-        if self.settings is None:
-            write_table(folder / "search.csv", self.search.drop(columns="factor"))
-        write_predictions(self.stored, folder)
+        for name, table in (tables | {"comparisons": compared}).items():
+            write_table(folder / f"{name}.csv", table)
+        write_predictions(stored, folder)
         files.write_bytes(folder / MASKS, masks)
         return folder

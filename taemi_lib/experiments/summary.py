@@ -20,13 +20,15 @@ APART = {
 }
 
 
-def summary(study: Study) -> str:
-    """The comparisons as a text table for each regime: scores over seeds, difference to the
-    reference, verdict, cost."""
+def summary(study: Study, comparisons: pd.DataFrame | None = None) -> str:
+    """A study as a text table for each regime: scores over seeds, difference to the reference,
+    verdict, cost. comparisons: those of a larger family, as in comparisons.csv beside other
+    systems; by default the study's own."""
     lines: list[str] = []
+    found = study.comparisons if comparisons is None else comparisons
     for regime, systems in study.systems.items():
         scores = study.scores[study.scores["regime"] == regime]
-        compared = study.comparisons[study.comparisons["regime"] == regime]
+        compared = found[(found["regime"] == regime) & found["system"].isin(systems)]
         lines += _heading(regime, len(study.seeds))
         lines += [_row(system, scores, compared) for system in systems]
         for table, said in APART.items():

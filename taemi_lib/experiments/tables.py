@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from taemi_lib.errors import RunError
 from taemi_lib.evaluation import comparing
+from taemi_lib.experiments.plan import MASKED, PRIMARY, REFERENCE, TABLES
 from taemi_lib.support import files
 
+PREDICTIONS, CLIPS = "predictions.parquet", "test_clips.csv"
 TEST, MASKED_TEST = "test", "test_masked"
 # selected and reported on the same split: too good, kept to show by how much
 OFFICIAL = "selection_official_style"
 KEY = ["regime", "system", "seed", "split"]
 COLUMNS = ["regime", "table", "system", "reference", "delta", "low", "high", "p_holm", "verdict"]
+Pair = tuple[str, str, str]  # system, reference, split
 SMALLEST_P = (
     1e-16  # what the tables say of anything smaller: no approximation knows its tails that far out
 )
@@ -46,6 +49,27 @@ def compared(
     ]
 
 
+def families(systems: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], list[Pair]]:
+    """{(regime, table): [(system, reference, split)]}: what is tested together. Systems of no
+    table are in "others"."""
+    found: dict[tuple[str, str], list[Pair]] = {}
+    known = {REFERENCE, *(system for table in TABLES.values() for system in table)}
+    for regime, here in systems.items():
+        if REFERENCE not in here:
+            continue
+        others = tuple(system for system in here if system not in known)
+        for table, members in (TABLES | {"others": others}).items():
+            if pairs := [(system, REFERENCE, TEST) for system in members if system in here]:
+                found[regime, table] = pairs
+        masked = [system for system in MASKED if system in here and system != REFERENCE]
+        if masked:
+            found[regime, "table3_masked"] = [(name, REFERENCE, MASKED_TEST) for name in masked]
+        primary, system, reference = PRIMARY
+        if regime == primary and {system, reference} <= set(here):
+            found[regime, "primary"] = [(system, reference, TEST)]
+    return found
+
+
 def table_bytes(table: pd.DataFrame) -> bytes:
     """CSV with scores to four digits, without the minus of a rounded zero."""
     exact = ("p_holm", "learning_rate", "seconds", "cpu_seconds")
@@ -69,14 +93,39 @@ def readable_costs(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**seconds, peak_memory_mb=table["peak_memory_mb"].round().astype(int))
 
 
+def read_rows(path: Path) -> pd.DataFrame:
+    """A table of a study. Only an empty field is missing: a system may be called null."""
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+
+
+def beside(path: Path, own: pd.DataFrame) -> pd.DataFrame:
+    """These rows, and those of other systems (in the same regime, where there is one) that lie in
+    the table already; sorted by what names a row."""
+    if not path.exists():
+        return own
+    there = read_rows(path)
+    key = [name for name in ("regime", "system") if name in own]
+    mine = pd.MultiIndex.from_frame(own[key])
+    kept = there[~pd.MultiIndex.from_frame(there[key]).isin(mine)]
+    if not len(kept):
+        return own
+    rows = pd.concat([kept[list(own)], own])
+    return rows.sort_values([name for name in KEY if name in own], kind="stable", ignore_index=True)
+
+
 def refuse_to_lose(folder: Path, scores: set[tuple]) -> None:
-    """Raises RunError when the folder's runs.csv holds others than these scores (values of KEY):
-    writing there would lose them."""
+    """Raises RunError when scores of the folder's runs.csv would be lost by writing these there
+    (values of KEY): those of systems of which these are fewer, and those of others, if what they
+    predicted does not lie beside them."""
 
     if not (folder / "runs.csv").exists():
         return
+    there = set(read_rows(folder / "runs.csv")[KEY].itertuples(index=False, name=None)) - scores
+    again = {score[:2] for score in scores}
     lost = sorted(
-        set(pd.read_csv(folder / "runs.csv")[KEY].itertuples(index=False, name=None)) - scores
+        there
+        if not (folder / PREDICTIONS).exists()
+        else {score for score in there if score[:2] in again}
     )
     if lost:
         raise RunError(
