@@ -375,6 +375,10 @@ def test_tables_grow_by_a_system_as_if_all_had_been_compared_at_once(whole, tmp_
     grown = study(whole, ("taemi", "constant_query"), ("face_cue",)).write(tmp_path / "grown")
     for path in at_once.iterdir():
         assert path.read_bytes() == (grown / path.name).read_bytes(), path.name
+    # a folder of before there were predictions is written whole
+    (grown / "predictions.parquet").unlink()
+    study(whole).write(grown)
+    assert (grown / "runs.csv").read_bytes() == (at_once / "runs.csv").read_bytes()
 
 
 @pytest.mark.slow

@@ -43,6 +43,7 @@ from taemi_lib.experiments.space import Settings
 from taemi_lib.experiments.tables import (
     KEY,
     OFFICIAL,
+    PREDICTIONS,
     TEST,
     beside,
     readable_costs,
@@ -380,7 +381,7 @@ class Study:
         if self.settings is None:
             tables["search"] = self.search.drop(columns="factor")
         stored = self.stored
-        if (folder / "runs.csv").exists():
+        if (folder / PREDICTIONS).exists():  # without them all scores there are made anew
             stored = stored.beside(folder)
             tables = {name: beside(folder / f"{name}.csv", own) for name, own in tables.items()}
         compared = stored.comparisons  # before anything is written
