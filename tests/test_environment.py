@@ -4,7 +4,7 @@ versions, and environment.yml installs through both. What goes with a release ag
 import re
 import tomllib
 from glob import glob
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, metadata, version
 
 import pytest
 import yaml
@@ -63,6 +63,20 @@ def test_what_is_installed_fits_the_ranges(needed):
     assert needed.specifier.contains(installed, prereleases=True), (
         f"{needed} is needed, {installed} is installed"
     )
+
+
+@pytest.mark.parametrize("pin", PINS.values(), ids=lambda pin: pin.name)
+def test_the_oldest_python_that_is_accepted_can_install_every_pin(pin):
+    """Where one cannot, pip tries other versions of everything for minutes, before it gives up."""
+    try:
+        installed = version(pin.name)
+    except PackageNotFoundError:
+        pytest.skip("not installed on this system")
+    if not pin.specifier.contains(installed):
+        pytest.skip(f"{installed} is installed")
+    (oldest,) = SpecifierSet(PROJECT["requires-python"])
+    needed = SpecifierSet(metadata(pin.name)["Requires-Python"] or "")
+    assert needed.contains(Version(f"{oldest.version}.0")), f"{pin} needs Python {needed}"
 
 
 def test_torch_resolves_to_the_one_version_that_has_a_cpu_build():
