@@ -21,7 +21,7 @@ from taemi_lib.experiments import study as study_module
 from taemi_lib.experiments import whole as whole_module
 from taemi_lib.experiments.masks import draw_masks, masked
 from taemi_lib.experiments.tables import families
-from taemi_lib.profiles import EMOTIONS, MODALITIES
+from taemi_lib.profiles import EMOTIONS, MODALITIES, Task
 from taemi_lib.workspace import Workspace
 
 # few clips, of a seed with which every emotion varies in every split of both regimes
@@ -172,6 +172,13 @@ def test_every_comparison_can_be_computed_again_from_the_predictions_beside_the_
     (folder / "predictions.parquet").write_bytes(b"nothing")
     with pytest.raises(RunError, match="no predictions of a study can be read"):
         experiments.read_predictions(folder)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3, 3), (0, 0.001), (10, 100010)])
+def test_stored_predictions_are_as_fine_as_the_range_of_the_task(low, high):
+    values = np.linspace(low, high, 1001)
+    rounded = np.round(values, recheck.decimals(Task(low=low, high=high)))
+    assert np.abs(rounded - values).max() <= 1e-4 * (high - low)
 
 
 def test_stored_predictions_come_back_whatever_a_clip_is_called(tmp_path):
@@ -357,11 +364,23 @@ def test_tables_are_never_written_over_those_of_a_larger_study_or_of_other_clips
     with pytest.raises(ValueError, match="results of other clips or labels"):
         study(whole, systems=("taemi", "text_only")).write(folder)
     clips.write_text(labels)
+    # settings of a whole search do not come beside three learning rates, nor the other way round
+    few = study(whole, systems=("taemi", "text_only"))
+    fair = replace(few, settings={})
+    with pytest.raises(ValueError, match="cue constant_query, .* only three learning rates"):
+        fair.check_tables(folder)
+    rates = folder / "search.csv"
+    held = rates.read_bytes()
+    rates.unlink()
+    fair.check_tables(folder)
+    with pytest.raises(ValueError, match="cue constant_query, .* those of a whole search"):
+        few.check_tables(folder)
+    rates.write_bytes(held)
     masks = folder / "missing_masks.csv"
     masks.write_text(masks.read_text().replace("clip_id", "clip"))
     with pytest.raises(ValueError, match="results of other clips"):
         study(whole).write(folder)
-    touched = {masks, predictions, clips}  # by this test
+    touched = {masks, predictions, clips, rates}  # by this test
     assert {path: stamp for path, stamp in stamps(folder).items() if path not in touched} == {
         path: stamp for path, stamp in before.items() if path not in touched
     }

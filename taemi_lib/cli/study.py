@@ -171,7 +171,7 @@ def _finish(study: Study, folder: str | Path | None, whole: bool) -> None:
         if not study.run() or (whole and not experiments.run_beside(study)):
             print(DONE_SO_FAR)
             return
-        if folder is None:
+        if not folder:
             print(experiments.summary(study))
             return
         written = study.write(folder)

@@ -4,6 +4,7 @@ interval again, or in another way, and trains nothing."""
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,19 +14,28 @@ import pandas as pd
 
 from taemi_lib.errors import ChoiceError, RunError
 from taemi_lib.evaluation import comparing
-from taemi_lib.experiments.tables import CLIPS, COLUMNS, KEY, PREDICTIONS, TEST, compared, families
-from taemi_lib.profiles import resolve
+from taemi_lib.experiments.tables import (
+    CLIPS,
+    COLUMNS,
+    KEY,
+    PREDICTIONS,
+    TEST,
+    compared,
+    families,
+    others,
+)
+from taemi_lib.profiles import Task, resolve
 from taemi_lib.support import files
 
 NAMES = ["regime", "system", "split", "clip"]
-DIGITS = 4  # of a prediction, behind the point
+DIGITS = 4  # of a prediction, seen from the size of the task's range
 
 
 @dataclass(frozen=True)
 class Stored:
     """Predictions of a study's runs.
 
-    predictions   regime, system, seed, split, clip and a column a target, rounded to DIGITS
+    predictions   regime, system, seed, split, clip and a column a target, rounded
     clips         regime, clip, group and a column a target: the labels
     """
 
@@ -78,16 +88,14 @@ class Stored:
     @property
     def systems(self) -> dict[str, list[str]]:
         """{regime: systems}"""
-        pairs = self.predictions[["regime", "system"]].drop_duplicates().astype(str)
+        pairs = self.predictions[["regime", "system"]].drop_duplicates()
         return {regime: own["system"].to_list() for regime, own in pairs.groupby("regime")}
 
     def beside(self, folder: str | Path) -> Stored:
         """This, and what a folder of tables holds of other systems. Raises RunError when that is
         about other clips or labels."""
         there = read_predictions(folder)
-        mine = {(regime, name) for regime, names in self.systems.items() for name in names}
-        theirs = pd.MultiIndex.from_frame(there.predictions[["regime", "system"]].astype(str))
-        kept = there.predictions[~theirs.isin(mine)]
+        kept = others(there.predictions, self.predictions)
         both = sorted(set(there.clips["regime"]) & set(self.clips["regime"]))
         old, new = (
             known[known["regime"].isin(both)].sort_values(["regime", "clip"], ignore_index=True)
@@ -101,9 +109,15 @@ class Stored:
             )
         further = there.clips[~there.clips["regime"].isin(both)]
         return Stored(
-            pd.concat([kept.astype(dict.fromkeys(NAMES, str)), self.predictions]),
+            pd.concat([kept, self.predictions]),
             pd.concat([further, self.clips]),
         )
+
+
+def decimals(task: Task) -> int:
+    """How many a stored prediction has: DIGITS of the range's leading one, so that labels of 0 to
+    0.001 keep as much as those of 0 to 1."""
+    return DIGITS - math.floor(math.log10(task.high - task.low))
 
 
 def read_predictions(folder: str | Path) -> Stored:
@@ -111,7 +125,7 @@ def read_predictions(folder: str | Path) -> Stored:
     damaged."""
     folder = resolve(folder)
     try:
-        predictions = pd.read_parquet(folder / PREDICTIONS)
+        predictions = pd.read_parquet(folder / PREDICTIONS).astype(dict.fromkeys(NAMES, str))
         # a clip may be called NA
         clips = pd.read_csv(folder / CLIPS, dtype=str, keep_default_na=False)
         targets = list(clips.columns[3:])

@@ -30,7 +30,7 @@ from taemi_lib.batches import ClipDataset
 from taemi_lib.errors import ChoiceError, Diverged, RunError
 from taemi_lib.experiments.plan import SEARCH_SEEDS
 from taemi_lib.experiments.space import OWN, SPACE, Settings, drawn, wider
-from taemi_lib.experiments.tables import write_table
+from taemi_lib.experiments.tables import others, write_table
 from taemi_lib.profiles import resolve
 from taemi_lib.support import files
 from taemi_lib.support.differences import differences
@@ -151,10 +151,7 @@ class Search:
         """The table as CSV. Rows there of other systems or regimes stay."""
         path, table = resolve(path), self.table
         if path.exists():
-            there = read_table(path)
-            ours = set(zip(table["regime"], table["system"], strict=True))
-            keys = zip(there["regime"], there["system"], strict=True)
-            table = pd.concat([there[[key not in ours for key in keys]], table])
+            table = pd.concat([others(read_table(path), table), table])
         path.parent.mkdir(parents=True, exist_ok=True)
         write_table(path, table.sort_values(["regime", "system", "trial"], ignore_index=True))
         return path

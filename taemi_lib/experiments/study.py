@@ -37,7 +37,7 @@ from taemi_lib.experiments.products import (
     splits,
     train_and_predict,
 )
-from taemi_lib.experiments.recheck import DIGITS, Stored, write_predictions
+from taemi_lib.experiments.recheck import Stored, decimals, write_predictions
 from taemi_lib.experiments.search import check_regimes
 from taemi_lib.experiments.space import Settings
 from taemi_lib.experiments.tables import (
@@ -307,13 +307,14 @@ class Study:
     def stored(self) -> Stored:
         """What every run predicted, rounded, and the labels and groups of the test clips."""
         targets, groups, predicted, labels = list(self._targets), self.workspace.groups(), [], []
+        places = decimals(self.workspace.profile.task)
         for regime, systems in self.systems.items():
             for system, split in ((name, split) for name in systems for split in splits(name)):
                 found, target = self.predictions(regime, system, split)
                 clips = self._about[regime, split]["clip_id"].iloc[:: len(targets)].to_list()
                 for seed, values in zip(self.seeds, found, strict=True):
                     key = dict(zip(KEY, (regime, system, seed, split), strict=True))
-                    rounded = dict(zip(targets, np.round(values, DIGITS).T, strict=True))
+                    rounded = dict(zip(targets, np.round(values, places).T, strict=True))
                     predicted.append(pd.DataFrame(key | {"clip": clips} | rounded))
             # the clips and labels of every split and system are the same (`_stored`)
             about = {"regime": regime, "clip": clips, "group": [groups[clip] for clip in clips]}
@@ -338,8 +339,8 @@ class Study:
         return self.stored.comparisons
 
     def check_tables(self, folder: str | Path) -> None:
-        """Raises RunError when `write` would lose scores of this folder; nothing needs to be
-        trained."""
+        """Raises RunError when `write` would lose scores of this folder, or mix what was searched
+        with what was not; nothing needs to be trained."""
         refuse_to_lose(
             resolve(folder),
             {
@@ -349,6 +350,7 @@ class Study:
                 for seed in self.seeds
                 for split in (OFFICIAL, *splits(system))
             },
+            searched=self.settings is not None,
         )
 
     def write(self, folder: str | Path = "results") -> Path:

@@ -98,38 +98,48 @@ def read_rows(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
-def beside(path: Path, own: pd.DataFrame) -> pd.DataFrame:
-    """These rows, and those of other systems (in the same regime, where there is one) that lie in
-    the table already; sorted by what names a row."""
-    if not path.exists():
-        return own
-    there = read_rows(path)
+def others(there: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+    """The rows there that are of other systems than these; in the same regime, where there is
+    one."""
     key = [name for name in ("regime", "system") if name in own]
     mine = pd.MultiIndex.from_frame(own[key])
-    kept = there[~pd.MultiIndex.from_frame(there[key]).isin(mine)]
+    return there[~pd.MultiIndex.from_frame(there[key]).isin(mine)]
+
+
+def beside(path: Path, own: pd.DataFrame) -> pd.DataFrame:
+    """These rows, and those of other systems that lie in the table already; sorted by what names a
+    row."""
+    kept = others(read_rows(path), own) if path.exists() else own[:0]
     if not len(kept):
         return own
     rows = pd.concat([kept[list(own)], own])
     return rows.sort_values([name for name in KEY if name in own], kind="stable", ignore_index=True)
 
 
-def refuse_to_lose(folder: Path, scores: set[tuple]) -> None:
+def refuse_to_lose(folder: Path, scores: set[tuple], searched: bool) -> None:
     """Raises RunError when scores of the folder's runs.csv would be lost by writing these there
     (values of KEY): those of systems of which these are fewer, and those of others, if what they
-    predicted does not lie beside them."""
+    predicted does not lie beside them. searched: whether these have settings of a whole search, and
+    not of three learning rates; systems of both kinds do not belong into one table."""
 
     if not (folder / "runs.csv").exists():
         return
     there = set(read_rows(folder / "runs.csv")[KEY].itertuples(index=False, name=None)) - scores
     again = {score[:2] for score in scores}
-    lost = sorted(
-        there
-        if not (folder / PREDICTIONS).exists()
-        else {score for score in there if score[:2] in again}
-    )
-    if lost:
+    kept = {score for score in there if score[:2] not in again}
+    if not (folder / PREDICTIONS).exists():
+        kept = set()
+    if lost := sorted(there - kept):
         raise RunError(
             f"{folder} holds {len(lost)} scores that this study does not have, "
             f"such as {' '.join(map(str, lost[0]))}: "
             "give another folder for its tables"
+        )
+    path = folder / "search.csv"
+    rates = path.exists() and "selection_rho" in read_rows(path)
+    if kept and rates == searched:
+        raise RunError(
+            f"{folder} holds systems such as {' '.join(min(kept)[:2])}, whose settings were "
+            + ("only three learning rates" if rates else "those of a whole search (--searched)")
+            + "; in one table with these the fight would not be fair: give another folder"
         )
