@@ -88,9 +88,12 @@ def train(
     config, training = runs.describe(
         found, train, selection, model=model, training=training, seed=seed, encoders=encoders
     )
+    if runs.is_finished(folder):  # for good: it may lie where nobody can write
+        runs.claim(folder, config)
+        return runs.load_run(folder)
     with files.locked(folder):
         runs.claim(folder, config)
-        if runs.is_finished(folder):
+        if runs.is_finished(folder):  # meanwhile, by another process
             return runs.load_run(folder)
         with devices.threads(threads), _own_random_numbers(place):
             _train(

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -157,7 +158,27 @@ def test_training_leaves_the_callers_random_numbers_and_threads_alone(tmp_path):
 
 def test_a_finished_run_is_returned_not_repeated(finished, monkeypatch):
     monkeypatch.setattr(training, "_train", None)
+    monkeypatch.setattr(files, "locked", None)  # nothing is written: it may lie where nobody can
     assert numbers(run(finished.folder)) == numbers(finished)
+
+
+def test_two_processes_that_train_one_run_make_it_once(finished, tmp_path):
+    folder, epochs = tmp_path / "run", tmp_path / "epochs"
+
+    def note(history):
+        with open(epochs, "a") as said:
+            print(os.getpid(), file=said)
+
+    fork = multiprocessing.get_context("fork")
+    both = [fork.Process(target=run, args=(folder,), kwargs={"after_epoch": note}) for _ in "ab"]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(timeout=60)
+    assert [process.exitcode for process in both] == [0, 0]
+    trained = epochs.read_text().split()
+    assert len(trained) == PRESET.epochs and len(set(trained)) == 1
+    assert numbers(load_run(folder)) == numbers(finished)
 
 
 def test_a_folder_of_another_configuration_is_refused_naming_the_difference(finished):
