@@ -33,6 +33,16 @@ def no_network(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def one_thread():
+    """Two threads in each of two test processes on two cores are many times slower than one, and
+    stay for all later tests."""
+    yield
+    if torch := sys.modules.get("torch"):
+        left, _ = torch.get_num_threads(), torch.set_num_threads(1)
+        assert left == 1, f"left torch with {left} threads"
+
+
+@pytest.fixture(autouse=True)
 def own_systems_are_forgotten():
     """A system that a test defines or imports is unknown to the next one.
 

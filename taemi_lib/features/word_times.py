@@ -17,6 +17,7 @@ from whisper.timing import add_word_timestamps
 from whisper.tokenizer import get_tokenizer
 
 from taemi_lib.features.sequences import Word
+from taemi_lib.support import device as devices
 
 
 def has_words(text: str) -> bool:
@@ -41,14 +42,17 @@ def word_times(
     for start, window in groupby(segments, key=itemgetter("seek")):
         said = [dict(segment) for segment in window]
         frames = min(N_FRAMES, mel.shape[-1] - N_FRAMES - start)  # of the sound, without padding
-        add_word_timestamps(
-            segments=said,
-            model=model,
-            tokenizer=tokenizer,
-            mel=whisper.pad_or_trim(mel[:, start : start + frames], N_FRAMES),
-            num_frames=frames,
-            last_speech_timestamp=spoken_until,
-        )
+        # numba, which aligns, gives the process all cores at its first call, torch's threads too:
+        # several encoding processes would be in each other's way from then on
+        with devices.threads(None):
+            add_word_timestamps(
+                segments=said,
+                model=model,
+                tokenizer=tokenizer,
+                mel=whisper.pad_or_trim(mel[:, start : start + frames], N_FRAMES),
+                num_frames=frames,
+                last_speech_timestamp=spoken_until,
+            )
         spoken_until = said[-1]["end"]
         words += [
             Word(word["word"].strip(), float(word["start"]), float(word["end"]))
