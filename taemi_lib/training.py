@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -88,12 +88,10 @@ def train(
     config, training = runs.describe(
         found, train, selection, model=model, training=training, seed=seed, encoders=encoders
     )
-    if runs.is_finished(folder):  # for good: it may lie where nobody can write
+    # what is finished stays as it is, and may lie where nobody can write
+    with nullcontext() if runs.is_finished(folder) else files.locked(folder):
         runs.claim(folder, config)
-        return runs.load_run(folder)
-    with files.locked(folder):
-        runs.claim(folder, config)
-        if runs.is_finished(folder):  # meanwhile, by another process
+        if runs.is_finished(folder):
             return runs.load_run(folder)
         with devices.threads(threads), _own_random_numbers(place):
             _train(

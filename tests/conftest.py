@@ -38,7 +38,8 @@ def one_thread():
     stay for all later tests."""
     yield
     if torch := sys.modules.get("torch"):
-        left, _ = torch.get_num_threads(), torch.set_num_threads(1)
+        left = torch.get_num_threads()
+        torch.set_num_threads(1)
         assert left == 1, f"left torch with {left} threads"
 
 

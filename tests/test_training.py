@@ -1,4 +1,3 @@
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -163,19 +162,22 @@ def test_a_finished_run_is_returned_not_repeated(finished, monkeypatch):
 
 
 def test_two_processes_that_train_one_run_make_it_once(finished, tmp_path):
+    script = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); import test_training as t; "
+        "note = lambda history: print(os.getpid(), file=open(sys.argv[3], 'a')); "
+        "print('ready', flush=True); input(); t.run(sys.argv[2], after_epoch=note)"
+    )
     folder, epochs = tmp_path / "run", tmp_path / "epochs"
-
-    def note(history):
-        with open(epochs, "a") as said:
-            print(os.getpid(), file=said)
-
-    fork = multiprocessing.get_context("fork")
-    both = [fork.Process(target=run, args=(folder,), kwargs={"after_epoch": note}) for _ in "ab"]
+    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(folder), str(epochs)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, **pipes) for _ in "ab"]
+    assert [process.stdout.readline() for process in both] == ["ready\n"] * 2
     for process in both:
-        process.start()
+        process.stdin.write("\n")
+        process.stdin.flush()
     for process in both:
-        process.join(timeout=60)
-    assert [process.exitcode for process in both] == [0, 0]
+        process.communicate(timeout=60)
+    assert [process.returncode for process in both] == [0, 0]
     trained = epochs.read_text().split()
     assert len(trained) == PRESET.epochs and len(set(trained)) == 1
     assert numbers(load_run(folder)) == numbers(finished)
