@@ -1,6 +1,8 @@
 """The largest face: found, followed, cropped; and said, where it is not there. The face is a
 photograph of NASA (Eileen Collins, in the public domain) that comes with scikit-image."""
 
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
@@ -16,6 +18,7 @@ from taemi_lib.data.media import Frames, Unreadable
 from taemi_lib.errors import EncoderError
 from taemi_lib.features import clip as clips
 from taemi_lib.features import face, identity, load_encoders
+from taemi_lib.profiles import ROOT
 
 FACE = (227, 119, 113)  # of the photograph: centre x, centre y, longer side, by hand
 WIDE, HIGH = 320, 240
@@ -144,6 +147,26 @@ def test_frames_without_any_face_have_a_reason(shape):
     ):
         with pytest.raises(Unreadable, match="no face found in any of 4 frames"):
             face.largest(Frames(images, np.arange(4, dtype=np.float32)))
+
+
+def test_faces_of_small_pictures_do_not_depend_on_what_lay_in_memory():
+    """Where a side has 32 pixels or fewer, OpenCV 4.14 reads beyond the picture: glibc is asked to
+    fill all memory that is taken or given back with a byte."""
+    code = (
+        "import numpy as np; from taemi_lib.features import face\n"
+        "for shape in ((32, 32), (32, 320), (320, 32), (20, 20), (15, 64)):\n"
+        "    print([face._faces(np.full((*shape, 3), 128, np.uint8)).tolist() for _ in range(5)])"
+    )
+    for byte in ("0", "85", "127", "170"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"MALLOC_PERTURB_": byte},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.splitlines() == [str([[]] * 5)] * 5
 
 
 def test_a_cat_is_nobody():

@@ -26,6 +26,8 @@ from taemi_lib.errors import EncoderError
 _WEIGHTS = "face_detection_yunet_2023mar.onnx"
 _LONGEST = 320  # pixels, of the pictures that are searched: faces up to 300 are found there
 _SMALLEST = 10  # pixels there, of a face
+_LEAST = 64  # pixels there, of a picture's sides: with 32 the network's deepest map is one pixel
+# wide or high, and OpenCV 4.14 then reads memory that is not the picture's
 _SURE = 0.8  # the least score of a face, of 1
 _APART = 0.08  # s, at least between two frames that are searched: between them, boxes are joined
 _SAME = 0.3  # the least overlap of one face in two frames, as a share of what both cover
@@ -119,7 +121,9 @@ def _faces(image: np.ndarray) -> np.ndarray:
     if min(size) < _SMALLEST:  # the network's answers for such pictures mean nothing
         return np.empty((0, 3))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    detector.setInputSize(size)
+    below, beside = (max(0, _LEAST - side) for side in small.shape[:2])
+    small = cv2.copyMakeBorder(small, 0, below, 0, beside, cv2.BORDER_CONSTANT)
+    detector.setInputSize(small.shape[1::-1])
     rows = detector.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1]
     if rows is None:
         return np.empty((0, 3))
