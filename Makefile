@@ -32,6 +32,8 @@ $(STAMP): pyproject.toml constraints.txt
 course: $(STAMP)
 	$(BIN)/python -m taemi_lib run --profile $(PROFILE)
 
+# Hundreds of processes start here, and each would compile the package again where the shell forbids bytecode.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

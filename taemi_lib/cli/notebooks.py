@@ -48,6 +48,7 @@ def run(
     figures: bool,
 ) -> None:
     """Run the notebooks in order and print the summary."""
+    profiles.load(profile, settings, "--set")  # refuses before the imports, which take seconds
     from taemi_lib import course
 
     summary = course.run(

@@ -92,9 +92,9 @@ def workspace(
 
     Raises ChoiceError naming option, value and what is allowed.
     """
+    asked = profiles.load(profile, settings, "--set")
     from taemi_lib.workspace import Workspace
 
-    asked = profiles.load(profile, settings, "--set")
     files = import_systems(imports)
     found = Workspace(asked, data_root, runs_root, device, processes=processes, imports=files)
     found.check()
