@@ -2,6 +2,7 @@
 the same choice after an interruption."""
 
 import collections
+import io
 import json
 from dataclasses import replace
 
@@ -15,9 +16,11 @@ from taemi_lib import cli, experiments, models, profiles
 from taemi_lib.errors import ChoiceError, Diverged, RunError
 from taemi_lib.experiments import search as searching
 from taemi_lib.experiments import space
+from taemi_lib.experiments.tables import table_bytes
 from taemi_lib.workspace import Job, Workspace
 
 DEMO = profiles.PROFILES["demo"]
+TAEMI = models.find("taemi")
 SHORT = DEMO.changed({"training.epochs": 6, "training.batch_size": 16, "model.width": 16})
 
 
@@ -47,14 +50,14 @@ def test_every_system_is_given_the_same_settings_and_the_profiles_own_first():
         found = space.drawn(DEMO, models.find(name), 24)
         assert len(found) == 24
         common = [{key: value for key, value in s.items() if key != space.OWN} for s in found]
-        assert common == space.drawn(DEMO, models.find("taemi"), 24)
+        assert common == space.drawn(DEMO, TAEMI, 24)
         own = DEMO.changed(common[0])
         assert replace(own, training=DEMO.training) == DEMO
         assert own.training == replace(DEMO.training, patience=DEMO.training.epochs)
 
 
 def test_each_value_of_each_setting_is_tried_about_equally_often():
-    found = space.drawn(DEMO, models.find("taemi"), 24)[1:]
+    found = space.drawn(DEMO, TAEMI, 24)[1:]
     for name, limits in space.SPACE.items():
         counts = collections.Counter(settings[name] for settings in found)
         assert len(counts) == len(limits.values)
@@ -64,22 +67,30 @@ def test_each_value_of_each_setting_is_tried_about_equally_often():
 @pytest.mark.parametrize("profile", ["demo", "paper"])
 def test_all_that_is_tried_is_allowed(profile):
     there = profiles.PROFILES[profile]
-    for settings in space.drawn(there, models.find("taemi"), 24):
+    for settings in space.drawn(there, TAEMI, 24):
         there.changed(settings)
-        for further in space.wider(there, settings):
+        for further in space.wider(there, TAEMI, settings):
             there.changed(further)
 
 
+def test_a_table_keeps_settings_as_they_are_and_rounds_scores():
+    rate = "training.learning_rate"  # that of `paper`, times .15 and .07
+    row = pd.DataFrame({rate: [1.5e-05, 7e-06], "score": [0.123456, -0.00001]})
+    back = pd.read_csv(io.BytesIO(table_bytes(row)))
+    assert back[rate].to_list() == [1.5e-05, 7e-06]
+    assert back["score"].to_list() == [0.1235, 0.0]
+
+
 def test_a_value_at_an_open_edge_asks_for_the_one_beyond():
-    inner = space.drawn(DEMO, models.find("taemi"), 2)[0]
-    assert list(space.wider(DEMO, inner)) == []
+    inner = space.drawn(DEMO, TAEMI, 2)[0]
+    assert list(space.wider(DEMO, TAEMI, inner)) == []
     at_edges = inner | {"training.learning_rate": 0.006, "model.dropout": 0, "model.width": 32}
-    further = list(space.wider(DEMO, at_edges))
+    further = list(space.wider(DEMO, TAEMI, at_edges))
     assert [
         {key: value for key, value in s.items() if value != at_edges[key]} for s in further
     ] == [{"training.learning_rate": 0.012}, {"model.width": 16}]
     longest = inner | {"training.epochs": 80, "training.patience": 80}
-    (only,) = space.wider(DEMO, longest)
+    (only,) = space.wider(DEMO, TAEMI, longest)
     assert only["training.epochs"] == only["training.patience"] == 120
 
 
@@ -92,12 +103,38 @@ def test_sizes_of_a_systems_own_are_drawn_too(monkeypatch):
         counts = collections.Counter(pair for own in found[1:] for pair in own)
         assert all(counts[f"{name}={str(value).lower()}"] == 24 // len(values) for value in values)
 
+    # beyond an end that was chosen, also where the system chose it by itself
+    monkeypatch.setattr(system, "own_beyond", {"depth": {1: 0.5, 4: 8}, "linear": {}})
+    inner = space.drawn(DEMO, TAEMI, 2)[0]
+    further = {
+        pairs: [settings.get(space.OWN) for settings in space.wider(DEMO, system, asked)]
+        for pairs, asked in {
+            pairs: inner | ({space.OWN: pairs.split()} if pairs else {})
+            for pairs in ("", "depth=2 linear=true", "depth=4 linear=true")
+        }.items()
+    }
+    assert further == {
+        "": [["depth=0.5"]],
+        "depth=2 linear=true": [],
+        "depth=4 linear=true": [["depth=8", "linear=true"]],
+    }
+
+
+@pytest.mark.parametrize("name", [n for n in models.names() if models.find(n).own_beyond])
+def test_what_lies_beyond_is_beyond_the_ends_of_a_list(name):
+    system = models.find(name)
+    for size, values in system.own.items():
+        listed = sorted(values)
+        for value, further in system.own_beyond.get(size, {}).items():
+            assert value in (listed[0], listed[-1]) and type(further) is type(value)
+            assert further < value if value == listed[0] else further > value
+
 
 OWN = [
     (name, f"{size}={value}")
     for name in models.names()
     for size, values in models.find(name).own.items()
-    for value in values[1:]
+    for value in (*values[1:], *models.find(name).own_beyond.get(size, {}).values())
 ]
 
 
@@ -325,9 +362,7 @@ def test_a_table_that_is_none_is_refused(tmp_path):
 
 
 def test_what_the_table_says_comes_back_as_settings(tmp_path):
-    settings = space.drawn(DEMO, models.find("taemi"), 24)[7] | {
-        space.OWN: ["depth=2", "small=linear"]
-    }
+    settings = space.drawn(DEMO, TAEMI, 24)[7] | {space.OWN: ["depth=2", "small=linear"]}
     trial = searching.Trial(7, settings, scores=[0.5, 0.6], epochs=80)
     row = {"regime": "cue", "system": "taemi"} | searching._row(trial, True)
     path = tmp_path / "search.csv"

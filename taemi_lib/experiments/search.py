@@ -241,7 +241,8 @@ def search(
         tried(settings, True)
     if max(trial.score for trial in trials) == -math.inf:
         raise RunError(f"no setting of {job.name} could be trained to its end")
-    for settings in wider(profile, max(trials, key=lambda trial: trial.score).settings):
+    best = max(trials, key=lambda trial: trial.score).settings
+    for settings in wider(profile, job.system, best):
         tried(settings, False)
     return trials
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from scipy.stats import qmc
 
 from taemi_lib.models.base import System
-from taemi_lib.profiles import Profile
+from taemi_lib.profiles import Profile, parse_pairs
 
 Settings = dict[str, object]  # {dotted name: value}
 
@@ -71,14 +71,20 @@ def drawn(profile: Profile, system: type[System], count: int) -> list[Settings]:
     return found
 
 
-def wider(profile: Profile, chosen: Settings) -> Iterator[Settings]:
-    """For each setting that was chosen at an edge of its range: the same, with the value beyond."""
+def wider(profile: Profile, system: type[System], chosen: Settings) -> Iterator[Settings]:
+    """For each setting that was chosen at an edge of its range: the same, with the value beyond;
+    then for each of the system's own sizes."""
     for name, limits in SPACE.items():
         at = [value for value in limits.values if _value(profile, name, value) == chosen[name]]
         further = limits.beyond(at[0]) if at else None
         if further is not None:
             changed = chosen | {name: _value(profile, name, further)}
             yield changed | {"training.patience": changed["training.epochs"]}
+    own = parse_pairs(chosen.get(OWN, ()), "no own size: {}")  # type: ignore[arg-type]
+    for name, listed in system.own.items():
+        value, beyond = own.get(name, listed[0]), system.own_beyond.get(name, {})
+        if value in beyond:
+            yield chosen | {OWN: _pairs(own | {name: beyond[value]})}
 
 
 def _own_value(profile: Profile, name: str) -> float:
@@ -90,9 +96,7 @@ def _own_value(profile: Profile, name: str) -> float:
 def _settings(profile: Profile, values: Mapping[str, float], own: Mapping[str, object]) -> Settings:
     found: Settings = {name: _value(profile, name, value) for name, value in values.items()}
     found["training.patience"] = found["training.epochs"]
-    return found | (
-        {OWN: [f"{name}={_written(value)}" for name, value in own.items()]} if own else {}
-    )
+    return found | ({OWN: _pairs(own)} if own else {})
 
 
 def _value(profile: Profile, name: str, value: float) -> float | int:
@@ -108,5 +112,7 @@ def _value(profile: Profile, name: str, value: float) -> float | int:
     return float(f"{asked:.6g}")  # 0.006, not 0.0060000000000000001
 
 
-def _written(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _pairs(own: Mapping[str, object]) -> list[str]:
+    """Own sizes as the setting has them: NAME=VALUE."""
+    written = {name: str(v).lower() if isinstance(v, bool) else v for name, v in own.items()}
+    return [f"{name}={value}" for name, value in written.items()]

@@ -71,9 +71,11 @@ def families(systems: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], list
 
 
 def table_bytes(table: pd.DataFrame) -> bytes:
-    """CSV with scores to four digits, without the minus of a rounded zero."""
+    """CSV with scores to four digits, without the minus of a rounded zero. Settings, whose names
+    have a dot, stay as they are: somebody trains with them."""
     exact = ("p_holm", "learning_rate", "seconds", "cpu_seconds")
-    scores = [name for name in table.select_dtypes("float") if name not in exact]
+    floats = table.select_dtypes("float")
+    scores = [name for name in floats if name not in exact and "." not in name]
     rounded = table.assign(**{name: table[name].round(4) + 0.0 for name in scores})
     return rounded.to_csv(index=False, lineterminator="\n").encode()
 

@@ -143,6 +143,8 @@ class System(  # type: ignore[call-arg]  # the mixin takes these arguments
     stages: ClassVar[tuple[str, ...]] = ("fit",)
     # sizes that this system alone has: {name: values that a search tries, the default first}
     own: ClassVar[Mapping[str, tuple]] = {}
+    # {name: {value at an end of that list: the one beyond, tried too where it did best}}
+    own_beyond: ClassVar[Mapping[str, Mapping]] = {}
     needs_partner: ClassVar[bool] = False  # whether it reads Batch.partner, another clip's text
     _hub_mixin_info: Any
     _hub_mixin_config: Any

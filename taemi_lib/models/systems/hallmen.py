@@ -31,6 +31,7 @@ class Hallmen2024(System):
 
     name = "hallmen2024"
     own = {"average": ("outputs", "features"), "hidden": (1, 2), "lstm": (1, 2)}
+    own_beyond = {"hidden": {2: 4}, "lstm": {2: 4}}
 
     def build(self, sizes: Sizes) -> None:
         width = sizes.audio_dim
@@ -71,6 +72,7 @@ class Hallmen2025(System):
 
     name = "hallmen2025"
     own = {"hidden": (1, 2), "lstm": (1, 2)}
+    own_beyond = {"hidden": {2: 4}, "lstm": {2: 4}}
 
     def build(self, sizes: Sizes) -> None:
         widths = {"vision": sizes.vision_dim, "audio": sizes.audio_dim}

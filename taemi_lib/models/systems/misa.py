@@ -79,6 +79,7 @@ class MISA(System):
 
     name = "misa"
     own = {"losses": (1.0, 0.1, 10.0), "feedforward": (2, 8)}
+    own_beyond = {"losses": {0.1: 0.01, 10.0: 100.0}, "feedforward": {2: 1, 8: 32}}
 
     def build(self, sizes: Sizes) -> None:
         d = sizes.width

@@ -92,6 +92,7 @@ class MulT(System):
 
     name = "mult"
     own = {"layers": (1, 2)}
+    own_beyond = {"layers": {2: 4}}
 
     def build(self, sizes: Sizes) -> None:
         self.modality_dropout = ModalityDropout(sizes.modality_dropout)

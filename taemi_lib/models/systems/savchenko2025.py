@@ -72,6 +72,7 @@ class Savchenko2025(System):
 
     name = "savchenko2025"
     own = {"hidden": (64, 0, 256)}
+    own_beyond = {"hidden": {256: 1024}}
     smallest_batch = 128
     weights: Tensor  # (3, 6) of each modality for each emotion
     level: Tensor  # (3, 6) and
