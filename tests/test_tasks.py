@@ -154,7 +154,7 @@ def test_single_labels_may_be_missing_only_where_the_task_says_so(tmp_path):
 # --- systems
 
 
-@pytest.mark.parametrize("count", [1, 17])
+@pytest.mark.parametrize("count", [1, 3, 17])
 @pytest.mark.parametrize("name", models.names())
 def test_every_system_trains_any_number_of_targets(name, count, tmp_path):
     one = dataclasses.replace(SHORT, epochs=1)

@@ -206,7 +206,7 @@ def test_a_real_voice_is_outside_the_world_of_generated_ones():
             for n in range(count)
         ]
 
-    known, held, new = generated("train", 40), generated("selection", 12), generated("test", 10)
+    known, held, new = generated("train", 80), generated("selection", 20), generated("test", 15)
     found = measure.fit(dataset(known), dataset(held))
     assert sum(found.place(clip).is_outside for clip in new) <= 1
     recordings = sorted((SHARED / "media").glob("*.wav"))

@@ -118,7 +118,7 @@ def _faces(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     scale = min(1.0, _LONGEST / max(height, width))
     size = (round(width * scale), round(height * scale))
-    if min(size) < _SMALLEST:  # the network's answers for such pictures mean nothing
+    if min(size) < _SMALLEST:  # no face that counts fits in
         return np.empty((0, 3))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     below, beside = (max(0, _LEAST - side) for side in small.shape[:2])
