@@ -258,14 +258,12 @@ def test_yu2024_convolves_first_and_attends_then():
     assert not torch.allclose(one, other)
 
 
-def test_hallmen2024_joins_the_last_real_step_with_the_masked_mean():
+def test_hallmen2024_joins_the_last_real_step_with_the_mean_of_the_features():
     model, clips = create("hallmen2024"), ragged()
     assert model.lstm.lstm.num_layers == 2
     for row in range(4):
-        steps = model.lstm.lstm(clips.values["audio"][row][clips.mask["audio"][row]][None])[0][
-            0
-        ]  # (T, 5), no padding
-        joined = torch.cat([steps[-1], steps.mean(dim=0)])
+        features = clips.values["audio"][row][clips.mask["audio"][row]]  # (T, 5), no padding
+        joined = torch.cat([model.lstm.lstm(features[None])[0][0, -1], features.mean(dim=0)])
         assert torch.allclose(model.head(joined), model(clips).prediction[row], atol=1e-6)
     assert any(isinstance(layer, nn.Tanh) for layer in model.head)
 

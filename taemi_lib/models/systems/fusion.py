@@ -75,6 +75,7 @@ class TensorFusionNetwork(System):
 
     name = "tfn"
     own = {"rank": (0, 8, 16, 32), "small": ("relu", "public", "linear")}
+    own_beyond = {"rank": {32: 48}}
 
     def build(self, sizes: Sizes) -> None:
         rank = self.own_sizes.get("rank") or max(1, min(32, sizes.width // 4))

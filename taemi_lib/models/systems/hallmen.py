@@ -13,24 +13,24 @@ from taemi_lib.models.temporal import LSTM, Features, last_step
 
 
 class Hallmen2024(System):
-    """Sound alone: two LSTM layers, the last real step joined with the masked mean, tanh layer
+    """Sound alone: two LSTM layers, the last real step joined with the features' mean, tanh layer
     (Hallmen et al. 2024).
 
         h_1..h_T = LSTM(A), as wide as A
-        f = [h_T; mean_t h_t]                                   (B, 2054), 2054 = 2 * 1027
-        y = W2 tanh(W1 f), W1 to 1027                           (B, 6)
+        f = [h_T; mean_t A_t]                                   (B, 2054), 2054 = 2 * 1027
+        y = W2 tanh(W1 f), W1 to 2054                           (B, 6)
     Source: [3] in the paper, Table 2, and its public code (Skyy93/CVPR2024_abaw, branch blackimgs).
-    Faithful: two layers at the features' own width, last step with mean, tanh, MSE. The code
-    averages the features, not what the LSTM made of them, and its tanh layer is as wide as f: its
-    own sizes `average` and `hidden` (times the features' width) offer both; `lstm` (times that
-    width, too) is there because the demo's features are narrow, and 1 in the code. Reduced: the
-    wav2vec 2.0 model stays frozen, the code trains it. Added: a token where a clip has no sound,
-    the profile's dropout on the features, between the layers and before the output; the code has
-    none of the three.
+    Faithful: two layers at the features' own width, last step with the mean of the features, a
+    tanh layer as wide as f, MSE, as in the code. Its own sizes are there because a reader of the
+    paper may take the mean over what the LSTM made of the features (`average`), and because the
+    demo's features are narrow (`hidden` and `lstm`, times their width). Reduced: the wav2vec 2.0
+    model stays frozen, the code trains it. Added: a token where a clip has no sound, the profile's
+    dropout on the features, between the layers and before the output; the code has none of the
+    three.
     """
 
     name = "hallmen2024"
-    own = {"average": ("outputs", "features"), "hidden": (1, 2), "lstm": (1, 2)}
+    own = {"average": ("features", "outputs"), "hidden": (2, 1), "lstm": (1, 2)}
     own_beyond = {"hidden": {2: 4}, "lstm": {2: 4}}
 
     def build(self, sizes: Sizes) -> None:
