@@ -48,6 +48,7 @@ PROFILE = PROFILES["smoke"].changed(
 )
 SYSTEMS = ("taemi", "text_only")
 SEEDS = (0, 1)
+TRIALS = 2  # settings that each system searches
 STEPS = ("generation", "extraction", "training and grid")
 PAUSE = 0.3  # s, the longest between the moment that was drawn and the kill
 ROUND = 25  # kills in one folder
@@ -64,12 +65,15 @@ def workspace(folder: Path) -> Workspace:
 
 
 def make(folder: Path) -> None:
-    from taemi_lib.experiments import Study
+    from taemi_lib.experiments import Study, chosen, search_all, write_search
 
     here = workspace(folder)
-    study = Study(here, {here.label_sets[0]: SYSTEMS}, SEEDS)
+    systems = {here.label_sets[0]: SYSTEMS}
+    table = search_all(here, systems, TRIALS)
+    assert table is not None
+    study = Study(here, systems, SEEDS, settings=chosen(table))
     study.run()
-    study.write(folder / "results")
+    write_search(table, study.write(folder / "results") / "search.csv")
 
 
 def started(folder: Path) -> subprocess.Popen:
@@ -88,7 +92,7 @@ def started(folder: Path) -> subprocess.Popen:
 
 
 def histories(folder: Path) -> dict[Path, list[dict]]:
-    """{path: epochs} of every run, whatever its learning rate."""
+    """{path: epochs} of every run. (A search keeps whole trials only.)"""
     found = folder.glob("runs/*/systems/*/*/seed*/history.json")
     return {path: json.loads(path.read_text()) for path in found}
 
@@ -130,9 +134,9 @@ def results(folder: Path) -> dict[str, object]:
 
 
 def _content(path: Path) -> object:
-    if path.name in ("metrics.json", "history.json", "state.json"):
+    if path.name in ("metrics.json", "history.json", "state.json") or path.match("search/*/*/*"):
         return _without_times(json.loads(path.read_text()))
-    if path.name == "runs.csv":
+    if path.name in ("runs.csv", "search.csv"):
         return pd.read_csv(path).drop(columns=sorted(TIMES), errors="ignore").to_csv()
     return path.read_bytes()
 

@@ -1,8 +1,8 @@
 """How trainings of the control go, epoch by epoch, and when its heads part: why seeds of
 constant_query end so far from each other. Scored on the SELECTION split.
 
-    python benchmarks/learning.py       rewrites results/fair/learning.csv, which notebooks 04 and
-                                        06 show; about 10 minutes on one core
+    python benchmarks/learning.py       rewrites results/learning.csv, which notebooks 04 and 06
+                                        show; about 10 minutes on one core
 
 Nothing stops early here, so that a rule of stopping can be tried on the stored epochs. `parting`:
 how unequally the head that sides most looks at a clip's two events, |a - b| / (a + b) of its mean
@@ -26,14 +26,14 @@ from taemi_lib.profiles import ROOT
 from taemi_lib.training import train
 from taemi_lib.workspace import Workspace
 
-FAIR = ROOT / "results" / "fair"
+RESULTS = ROOT / "results"
 SYSTEM = "constant_query"
 SEEDS = {"dropout 0": 10, "searched": 5}
 
 
 def settings() -> dict[str, dict]:
     """{name: what is changed of the demo profile}, without early stopping."""
-    chosen = experiments.chosen(experiments.read_table(FAIR / "search.csv"))
+    chosen = experiments.chosen(experiments.read_table(RESULTS / "search.csv"))
     epochs = Workspace("demo").profile.training.epochs
     return {
         "dropout 0": {"model.dropout": 0.0, "training.patience": epochs},
@@ -95,4 +95,4 @@ if __name__ == "__main__":
         for seed in range(SEEDS[name])
         for row in one(name, seed, changes)
     ]
-    write_table(FAIR / "learning.csv", pd.DataFrame(found))
+    write_table(RESULTS / "learning.csv", pd.DataFrame(found))

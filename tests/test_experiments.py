@@ -17,7 +17,6 @@ from taemi_lib.evaluation import attention as attention_scores
 from taemi_lib.evaluation import comparing, metrics
 from taemi_lib.evaluation.scoring import predict_dataset
 from taemi_lib.experiments import Study, recheck
-from taemi_lib.experiments import study as study_module
 from taemi_lib.experiments import whole as whole_module
 from taemi_lib.experiments.masks import draw_masks, masked
 from taemi_lib.experiments.tables import families
@@ -56,10 +55,8 @@ COMPARISONS = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_search():
+def few_sizes():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study_module, "RATES", (1.0, 3.0))
-        patch.setattr(study_module, "SEARCH_SEEDS", (0,))
         patch.setattr(whole_module, "SIZES", (8, 11, 100))
         patch.setattr(whole_module, "SIZE_SYSTEMS", ("taemi", "text_only"))
         yield
@@ -106,7 +103,7 @@ def test_a_finished_grid_is_only_read(whole):
         path: stamp for path, stamp in stamps(whole).items() if "first" not in path.parts
     } == before
     study(whole).write(whole / "second")
-    tables = ("runs", "comparisons", "ccc", "attention", "search", "missing_masks", "test_clips")
+    tables = ("runs", "comparisons", "ccc", "attention", "missing_masks", "test_clips")
     for name in (*(f"{table}.csv" for table in tables), "predictions.parquet"):
         assert (whole / "first" / name).read_bytes() == (whole / "second" / name).read_bytes()
 
@@ -212,26 +209,6 @@ def test_stored_predictions_are_those_of_the_best_checkpoint(whole):
 
 
 @pytest.mark.slow
-def test_the_rate_is_chosen_on_the_selection_split_in_the_first_regime_and_used_in_all(whole):
-    found = study(whole)
-    for system in ("taemi", "text_only"):
-        tried = found.search[found.search["system"] == system].set_index("learning_rate")
-        for rate in (0.002, 0.006):
-            here = workspace(whole, TINY.changed({"training.learning_rate": rate}))
-            path = here.run_folder(system, 0) / "metrics.json"
-            scored = json.loads(path.read_text())["selection"]["mean_rho"]
-            assert tried["selection_rho"][rate] == scored
-        (best,) = tried.index[tried["chosen"]]
-        assert tried["selection_rho"][best] == tried["selection_rho"].max()
-        used = {
-            found._run(job).config["training"]["learning_rate"]
-            for key, job in found.jobs().items()
-            if key[1] == system
-        }
-        assert used == {best}
-
-
-@pytest.mark.slow
 def test_what_was_lost_is_made_again_with_the_same_numbers_and_nothing_else(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "copy")
     found = study(tmp_path / "copy")
@@ -277,9 +254,7 @@ def test_other_settings_have_runs_of_their_own(whole):
         {"data.label_noise": 0.5},
         {"encoders.text_pooling": "mean"},
     ):
-        # chosen settings stand above the profile's
-        chosen = {} if "training.learning_rate" in settings else here.chosen
-        other = replace(here, workspace=here.workspace.changed(settings), settings=chosen)
+        other = replace(here, workspace=here.workspace.changed(settings))
         assert not folders & {job.folder for job in other.jobs().values()}, settings
 
 
@@ -364,23 +339,11 @@ def test_tables_are_never_written_over_those_of_a_larger_study_or_of_other_clips
     with pytest.raises(ValueError, match="results of other clips or labels"):
         study(whole, systems=("taemi", "text_only")).write(folder)
     clips.write_text(labels)
-    # settings of a whole search do not come beside three learning rates, nor the other way round
-    few = study(whole, systems=("taemi", "text_only"))
-    fair = replace(few, settings={})
-    with pytest.raises(ValueError, match="cue constant_query, .* only three learning rates"):
-        fair.check_tables(folder)
-    rates = folder / "search.csv"
-    held = rates.read_bytes()
-    rates.unlink()
-    fair.check_tables(folder)
-    with pytest.raises(ValueError, match="cue constant_query, .* those of a whole search"):
-        few.check_tables(folder)
-    rates.write_bytes(held)
     masks = folder / "missing_masks.csv"
     masks.write_text(masks.read_text().replace("clip_id", "clip"))
     with pytest.raises(ValueError, match="results of other clips"):
         study(whole).write(folder)
-    touched = {masks, predictions, clips, rates}  # by this test
+    touched = {masks, predictions, clips}  # by this test
     assert {path: stamp for path, stamp in stamps(folder).items() if path not in touched} == {
         path: stamp for path, stamp in before.items() if path not in touched
     }
@@ -401,29 +364,13 @@ def test_tables_grow_by_a_system_as_if_all_had_been_compared_at_once(whole, tmp_
 
 
 @pytest.mark.slow
-def test_the_command_line_prints_a_verdict_for_each_system(whole, capsys):
-    (whole / "tiny.toml").write_text(profiles.to_toml(TINY))
-    places = [
-        "--data-root",
-        str(whole / "data"),
-        "--runs-root",
-        str(whole / "runs"),
-        "--device",
-        "cpu",
-    ]
-    before = stamps(whole / "runs")
-    arguments = [
-        "compare",
-        "constant_query",
-        "text_only",
-        "--profile",
-        str(whole / "tiny.toml"),
-        "--seeds",
-        "2",
-        "--regime",
-        "cue,face_cue",
-    ]
-    assert cli.main([*arguments, *places, "--results", str(whole / "printed")]) == 0
+def test_the_command_line_searches_and_prints_a_verdict_for_each_system(whole, tmp_path, capsys):
+    (tmp_path / "tiny.toml").write_text(profiles.to_toml(TINY))
+    places = ["--data-root", str(whole / "data"), "--runs-root", str(tmp_path / "runs")]
+    asked = ["--seeds", "2", "--trials", "2", "--regime", "cue,face_cue", "--device", "cpu"]
+    arguments = ["compare", "constant_query", "text_only", *asked, *places]
+    arguments += ["--profile", str(tmp_path / "tiny.toml"), "--results", str(tmp_path / "printed")]
+    assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
     assert (
         "regime cue:" in printed
@@ -434,8 +381,18 @@ def test_the_command_line_prints_a_verdict_for_each_system(whole, capsys):
     for system in ("constant_query", "text_only"):
         rows = [line for line in printed.splitlines() if line.strip().startswith(system)]
         assert len(rows) == 2 and all(any(word in row for word in verdicts) for row in rows)
-    assert (whole / "printed" / "comparisons.csv").exists()
-    assert stamps(whole / "runs") == before
+    tables = {path: path.read_bytes() for path in (tmp_path / "printed").iterdir()}
+    assert {"comparisons.csv", "search.csv"} <= {path.name for path in tables}
+    before = stamps(tmp_path / "runs")
+    assert cli.main(arguments) == 0
+    assert stamps(tmp_path / "runs") == before
+    assert {path: path.read_bytes() for path in (tmp_path / "printed").iterdir()} == tables
+    # others with another effort do not come into these tables
+    capsys.readouterr()
+    assert cli.main([*arguments[:1], "audio_only", *arguments[3:], "--trials", "3"]) == 1
+    said = capsys.readouterr().err
+    assert "constant_query was given 2 settings in cue and taemi 3" in said
+    assert {path: path.read_bytes() for path in (tmp_path / "printed").iterdir()} == tables
 
 
 @pytest.mark.parametrize(
@@ -472,7 +429,7 @@ def test_wrong_numbers_are_one_line_too(option, value, capsys):
 
 def test_each_table_in_each_regime_is_one_family_and_the_primary_hypothesis_its_own(tmp_path):
     here = workspace(tmp_path)
-    tested = families(experiments.whole_grid(here).systems)
+    tested = families(experiments.whole_plan(here))
     tables = [*experiments.TABLES, "table3_masked"]
     found = [table for regime, table in tested if regime == "cue" and table != "others"]
     assert found == [*tables, "primary"]  # others: systems that the plan does not know
@@ -509,13 +466,34 @@ def test_attention_is_held_against_planted_truth_where_there_is_a_decoy(whole):
 
 
 @pytest.mark.slow
-def test_beside_the_grid_stand_fewer_clips_and_a_planted_null(whole, tmp_path):
-    for name in ("data", "runs"):
-        shutil.copytree(whole / name, tmp_path / name)
-    grid = study(tmp_path)
-    assert experiments.run_beside(grid)
-    folder = experiments.write_beside(grid, grid.write(tmp_path / "tables"))
-    sizes = pd.read_csv(folder / "training_size.csv")
+def test_the_whole_study_searches_trains_and_stands_beside_fewer_clips_and_a_planted_null(
+    whole, tmp_path, monkeypatch
+):
+    shutil.copytree(whole / "data", tmp_path / "data")
+    systems = ("taemi", "constant_query", "text_only")
+    plan = {"cue": systems, "face_cue": ("taemi", "text_only")}
+    monkeypatch.setattr(whole_module, "whole_plan", lambda workspace: plan)
+    here, tables = workspace(tmp_path), tmp_path / "tables"
+    asked = {"seeds": (0, 1), "trials": 2}
+    # two machines, in rounds: the searches in the first regime, in the others, the grid, the rest
+    rounds = 0
+    while (grid := experiments.make_whole(here, tables, **asked, part=(1, 2))) is None:
+        assert not tables.exists()
+        experiments.make_whole(here, tables, **asked, part=(2, 2))
+        rounds += 1
+    assert rounds > 1
+
+    search = experiments.read_table(tables / "search.csv")
+    assert set(experiments.given_in(search).values()) == {2}
+    assert {tuple(pair) for pair in search[["regime", "system"]].to_numpy()} == {
+        (regime, name) for regime, names in plan.items() for name in names
+    }
+    chosen = experiments.chosen(search)
+    for (regime, name, _), job in grid.jobs().items():
+        training = json.loads((job.folder / "config.json").read_text())["training"]
+        for setting in ("learning_rate", "epochs", "warmup_epochs", "weight_decay"):
+            assert training[setting] == chosen[regime, name][f"training.{setting}"]
+    sizes = pd.read_csv(tables / "training_size.csv")
     assert sizes.groupby(["train_clips", "system"]).size().to_dict() == {
         (count, system): 2
         for count in (8, 11, grid.train_clips)
@@ -527,31 +505,21 @@ def test_beside_the_grid_stand_fewer_clips_and_a_planted_null(whole, tmp_path):
         config = json.loads((job.folder / "config.json").read_text())
         assert config["data"]["train"]["count"] == count
         assert (
-            config["training"]["learning_rate"]
-            == grid.jobs()["cue", "taemi", 0].workspace.profile.training.learning_rate
+            config["training"]["learning_rate"] == chosen["cue", "taemi"]["training.learning_rate"]
         )
-    null = pd.read_csv(folder / "planted_null.csv")
+    null = pd.read_csv(tables / "planted_null.csv")
     assert (
         list(null) == COMPARISONS and (null["system"] == null["reference"]).all() and len(null) == 2
     )
     assert {job.seed for job in whole_module.other_seeds(grid).jobs().values()} == {2, 3}
-    rates = pd.read_csv(folder / "reference_rate.csv")
-    reference = grid.chosen["face_cue", "taemi"]
-    others = {
-        system
-        for (regime, system), settings in grid.chosen.items()
-        if regime == "face_cue" and settings != reference
-    }
-    assert others and set(rates["system"]) == others
-    assert list(rates) == COMPARISONS and set(rates["regime"]) == {"face_cue"}
-    used = {
-        job.workspace.profile.training.learning_rate
-        for job in whole_module.reference_rate(grid).jobs().values()
-    }
-    assert used == {grid.jobs()["cue", "taemi", 0].workspace.profile.training.learning_rate}
+
     before = stamps(tmp_path / "runs")
-    assert experiments.run_beside(study(tmp_path))
+    written = {path: path.read_bytes() for path in tables.iterdir()}
+    assert experiments.make_whole(here, tables, **asked) is not None
     assert stamps(tmp_path / "runs") == before
+    assert {path: path.read_bytes() for path in tables.iterdir()} == written
+    with pytest.raises(RunError, match="in one table the fight would not be fair"):
+        experiments.refuse_unequal({("cue", "audio_only"): 3}, tables)
 
 
 def test_a_study_refuses_names_that_do_not_exist(tmp_path):

@@ -34,7 +34,7 @@ def test_every_format_goes_from_import_to_a_comparison(name, tmp_path, capsys):
     assert asked(tmp_path, "evaluate", system) == 0
     capsys.readouterr()
     results = ["--results", str(tmp_path / "results"), "--processes", "1"]
-    assert asked(tmp_path, "compare", system, "--seeds", "2", *results) == 0
+    assert asked(tmp_path, "compare", system, "--seeds", "2", "--trials", "2", *results) == 0
     assert f"  {system} " in capsys.readouterr().out
     runs = pd.read_csv(tmp_path / "results" / "runs.csv")
     assert set(runs["system"]) == {"taemi", system} and runs["mean_rho"].notna().all()

@@ -15,7 +15,6 @@ from taemi_lib import workspace as workspaces
 from taemi_lib.errors import ChoiceError, RunError
 from taemi_lib.evaluation import comparing
 from taemi_lib.evaluation.scoring import evaluate
-from taemi_lib.experiments import study as study_module
 from taemi_lib.models import Output, System
 from taemi_lib.models.base import REGISTERED
 from taemi_lib.profiles import Model, Training
@@ -273,10 +272,8 @@ def test_the_commands_train_and_evaluate_it_with_import(world, file, capsys):
 
 
 @pytest.mark.slow
-def test_compare_says_whether_it_differs_from_taemi(world, file, capsys, monkeypatch):
-    monkeypatch.setattr(study_module, "RATES", (1.0, 3.0))
-    monkeypatch.setattr(study_module, "SEARCH_SEEDS", (0,))
-    command = ["compare", "toy", "--seeds", 2, "--results", world / "tables"]
+def test_compare_says_whether_it_differs_from_taemi(world, file, capsys):
+    command = ["compare", "toy", "--seeds", 2, "--trials", 2, "--results", world / "tables"]
     assert taemi(world, *command) == 2  # before anything is trained
     assert "'toy'" in capsys.readouterr().err and not (world / "tables").exists()
     assert taemi(world, *command, "--import", file) == 0

@@ -13,7 +13,6 @@ from taemi_lib.data.synthmimic.world import REGIMES
 from taemi_lib.evaluation import comparing
 from taemi_lib.evaluation.comparing import Comparison
 from taemi_lib.experiments import (
-    EVERYWHERE,
     MASKED,
     NULL_SYSTEMS,
     PRIMARY,
@@ -29,6 +28,10 @@ from taemi_lib.profiles import EMOTIONS, PROFILES, ROOT
 
 RESULTS = ROOT / "results"
 SEEDS = list(range(5))
+AFTER = 6  # settings that a system was given in the other regimes
+WAITS = {"hallmen2024", "yu2025"}  # of the plan's tables, not searched yet: in no table
+# in the other regimes, whatever else the tables hold there
+EVERYWHERE_HELD = {REFERENCE, "constant_query"}
 TABLED = {REFERENCE, *(system for table in TABLES.values() for system in table)}
 
 
@@ -57,9 +60,12 @@ def test_the_committed_results_hold_every_system_that_something_rests_on():
     """The paper's, and those of the claim and of the tables beside the grid. Another one may be
     missing, but then from all tables."""
     held = scored(REGIMES[0])
-    assert held >= {*read("paper")["system"], *PRIMARY[1:], *MASKED, *SIZE_SYSTEMS, *NULL_SYSTEMS}
-    assert set(read("search")["system"]) == held
-    for name in ("comparisons", "attention", "training_size", "reference_rate"):
+    assert held >= TABLED - WAITS and not held & WAITS
+    assert held >= {*PRIMARY[1:], *MASKED, *SIZE_SYSTEMS, *NULL_SYSTEMS}
+    search = experiments.read_table(RESULTS / "search.csv")
+    for regime in REGIMES:
+        assert set(search.loc[search["regime"] == regime, "system"]) == scored(regime), regime
+    for name in ("comparisons", "attention", "training_size"):
         assert set(read(name)["system"]) <= held, name
     compared = read("comparisons")
     compared = compared[compared["regime"] == REGIMES[0]]
@@ -71,18 +77,19 @@ def test_the_committed_results_hold_every_system_that_something_rests_on():
 @pytest.mark.parametrize("regime", REGIMES)
 def test_every_system_has_all_its_runs(regime):
     runs = read("runs")
-    expected = scored(REGIMES[0]) & (TABLED if regime == REGIMES[0] else set(EVERYWHERE))
+    held = scored(regime)
+    assert held >= EVERYWHERE_HELD
     for split, systems in (
-        ("test", expected),
-        ("selection_official_style", expected),
-        ("test_masked", set(MASKED)),
+        ("test", held),
+        ("selection_official_style", held),
+        ("test_masked", held & set(MASKED)),
     ):
         seeds = (
             runs[(runs["regime"] == regime) & (runs["split"] == split)]
             .groupby("system")["seed"]
             .apply(sorted)
         )
-        assert set(models.names()) >= set(seeds.index) >= systems
+        assert set(models.names()) >= set(seeds.index) == systems
         assert all(found == SEEDS for found in seeds)
 
 
@@ -99,36 +106,6 @@ def test_comparisons_are_differences_of_the_runs():
             clear != comparing.NO_DIFFERENCE
         ), row
     np.testing.assert_allclose(runs[list(EMOTIONS)].mean(axis=1), runs["mean_rho"], atol=1e-4)
-
-
-def test_the_rate_of_each_system_is_the_best_of_three_on_the_selection_split():
-    runs, search = read("runs"), read("search")
-    for system, tried in search.groupby("system"):
-        assert len(tried) == 3 and tried["chosen"].sum() == 1
-        best = tried[tried["chosen"]].iloc[0]
-        assert best["selection_rho"] == tried["selection_rho"].max()
-        assert set(runs[runs["system"] == system]["learning_rate"]) == {best["learning_rate"]}
-
-
-def test_systems_with_another_rate_than_the_reference_were_tried_with_it_elsewhere():
-    runs, tried = read("runs"), read("reference_rate")
-    rates = runs.groupby("system")["learning_rate"].first()
-    own = runs.groupby("regime")["system"].unique()
-    expected = {
-        (regime, system)
-        for regime in REGIMES[1:]
-        for system in own[regime]
-        if rates[system] != rates[REFERENCE]
-    }
-    assert set(zip(tried["regime"], tried["system"])) == expected and len(expected) > 4
-    clear = (tried["low"] > 0) | (tried["high"] < 0)
-    assert (clear == (tried["verdict"] != comparing.NO_DIFFERENCE)).all()
-    both = tried.merge(read("comparisons"), on=["regime", "table", "system", "reference"])
-    both = both[both["table"] != "table3_masked"]
-    assert (both["verdict_x"] != both["verdict_y"]).sum() == 6
-    assert "six of the verdicts on other systems depend on the learning rate" in " ".join(
-        (ROOT / "README.md").read_text().split()
-    )
 
 
 def test_the_mechanism_works_where_words_say_what_counts():
@@ -173,8 +150,8 @@ def scores_in_cue(runs):
 def test_the_readme_quotes_the_results():
     """Rows of its table: | name | rho +- SD, preset | rho +- SD, searched, or - | difference [low,
     high] of the searched ones | verdict |. What was not searched has no verdict."""
-    preset, searched = scores_in_cue(read("runs")), scores_in_cue(fair("runs"))
-    compared = fair("comparisons")
+    preset, searched = scores_in_cue(read("preset/runs")), scores_in_cue(read("runs"))
+    compared = read("comparisons")
     compared = compared[(compared["regime"] == "cue") & (compared["reference"] == REFERENCE)]
     compared = compared[compared["table"] != "table3_masked"].set_index("system")
     number = r"([+-]?\.\d+)"
@@ -223,39 +200,46 @@ def test_the_readme_quotes_the_check_with_another_text_encoder():
             for system, rho in rows.groupby("system")["mean_rho"].mean().items()
         }
 
-    mean, real = scores("runs"), scores("minilm/runs")
+    mean, real = scores("preset/runs"), scores("preset/minilm/runs")
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert f"(`text_gated`) reaches {mean['text_gated']}" in readme
     quoted = f"taemi comes to {real['taemi']}, that control to {real['text_gated']} and "
     assert f"{quoted}`constant_query` to {real['constant_query']}" in readme
-    primary = read("minilm/comparisons").set_index("table").loc["primary"]
-    assert primary["low"] > 0 and sorted(set(read("minilm/runs")["seed"])) == SEEDS
+    primary = read("preset/minilm/comparisons").set_index("table").loc["primary"]
+    assert primary["low"] > 0 and sorted(set(read("preset/minilm/runs")["seed"])) == SEEDS
 
 
 def test_the_readme_says_where_the_claim_ends():
-    """In which label sets TAEMI is better than a constant query, and in which nothing is found."""
+    """In which label sets TAEMI is better than a constant query, worse, or not to be told from it;
+    and what was searched there."""
     words = {regime: verdict(regime, "controls", "constant_query")["verdict"] for regime in REGIMES}
-    better = [f"`{regime}`" for regime, word in words.items() if word == comparing.WORSE]
-    none = [f"`{regime}`" for regime, word in words.items() if word == comparing.NO_DIFFERENCE]
-    assert len(better) + len(none) == len(REGIMES)
+    named = {}
+    for word in comparing.VERDICTS:
+        *first, last = ["", *(f"`{regime}`" for regime, found in words.items() if found == word)]
+        named[word] = " and ".join(filter(None, [", ".join(filter(None, first)), last]))
     readme = " ".join((ROOT / "README.md").read_text().split())
-    assert f"taemi is better in {' and '.join(better)}" in readme
-    found = f"in {', '.join(none[:-1])} and {none[-1]} no difference could be detected"
-    assert found in readme
+    for word, said in (
+        (comparing.WORSE, "taemi is better in {}"),
+        (comparing.BETTER, "the constant query is better in {}"),
+        (comparing.NO_DIFFERENCE, "no difference could be detected in {}"),
+    ):
+        assert (said.format(named[word]) in readme) == bool(named[word]), word
+        assert named[word] or said.format("") not in readme
+    for regime in REGIMES[1:]:
+        row = verdict(regime, "controls", "constant_query")
+        said = f"{row['delta']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]".replace("0.", ".")
+        assert f"`{regime}` {said}" in readme, regime
+    counts = {len(scored(regime)) for regime in REGIMES[1:]}
+    low, high = min(counts), max(counts)
+    few = f"{low}" if low == high else f"{low} to {high}"
+    assert f"{len(scored(REGIMES[0]))} systems in `cue`, {few} in the other label sets" in readme
 
 
-# --- results/fair: each system with the settings that its own search chose
-
-
-AFTER = 6  # settings that a system was given in the other regimes
-
-
-def fair(name):
-    return pd.read_csv(RESULTS / "fair" / f"{name}.csv")
+# --- each system with the settings that its own search chose
 
 
 def test_every_searched_system_had_the_same_settings_to_choose_from():
-    tried = experiments.read_table(RESULTS / "fair" / "search.csv")
+    tried = experiments.read_table(RESULTS / "search.csv")
     demo = PROFILES["demo"]
     for (regime, name), rows in tried.groupby(["regime", "system"]):
         drawn = rows[rows["drawn"]]
@@ -284,37 +268,30 @@ def test_every_searched_system_had_the_same_settings_to_choose_from():
 
 
 def test_the_fair_comparison_is_of_the_chosen_settings_and_of_all_seeds():
-    runs, tried = fair("runs"), experiments.read_table(RESULTS / "fair" / "search.csv")
+    runs, tried = read("runs"), experiments.read_table(RESULTS / "search.csv")
     chosen = experiments.chosen(tried)
     test = runs[runs["split"] == "test"]
     assert {*PRIMARY[1:], "text_gated"} <= set(test["system"])
     for (regime, name), rows in test.groupby(["regime", "system"]):
         assert sorted(rows["seed"]) == SEEDS
         assert set(rows["learning_rate"]) == {chosen[regime, name]["training.learning_rate"]}
-    mean = test.groupby(["regime", "system"])["mean_rho"].mean()
-    compared = fair("comparisons")
-    for row in compared[compared["table"] != "table3_masked"].itertuples():
-        difference = mean[row.regime, row.system] - mean[row.regime, row.reference]
-        assert row.delta == pytest.approx(difference, abs=2e-4), row
 
 
 def test_the_readme_says_what_the_fair_search_changed():
     readme = " ".join((ROOT / "README.md").read_text().split())
     searched, preset = (
         table[table["table"] == "primary"].iloc[0]
-        for table in (fair("comparisons"), read("comparisons"))
+        for table in (read("comparisons"), read("preset/comparisons"))
     )
     assert searched["verdict"] == preset["verdict"] == comparing.BETTER
     for row in (searched, preset):
         said = f"{row['delta']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]".replace("0.", ".")
         assert said in readme
     assert 1 - searched["delta"] / preset["delta"] == pytest.approx(4 / 5, abs=0.02)
-    count = len(scores_in_cue(fair("runs")))
-    assert f"so far for {count} systems in `cue`" in readme
 
 
-def test_anybody_can_compute_the_fair_intervals_again_without_training():
-    stored, committed = experiments.read_predictions(RESULTS / "fair"), fair("comparisons")
+def test_anybody_can_compute_the_intervals_again_without_training():
+    stored, committed = experiments.read_predictions(RESULTS), read("comparisons")
     again = pd.read_csv(io.BytesIO(table_bytes(stored.comparisons)))
     named = ["regime", "table", "system", "reference", "verdict"]
     assert again[named].equals(committed[named])
@@ -322,10 +299,7 @@ def test_anybody_can_compute_the_fair_intervals_again_without_training():
     assert again[numbers].to_numpy() == pytest.approx(committed[numbers].to_numpy(), abs=2e-4)
 
 
-def test_the_fair_verdict_stands_with_whole_voices_drawn_and_a_planted_null_is_not_found():
-    stored = experiments.read_predictions(RESULTS / "fair")
+def test_the_verdict_stands_with_whole_voices_drawn():
+    stored = experiments.read_predictions(RESULTS)
     primary = stored.compare(*PRIMARY, by_group=True)
-    assert primary.verdict == fair("comparisons").set_index("table").loc["primary", "verdict"]
-    null = fair("planted_null")
-    assert set(null["system"]) == set(NULL_SYSTEMS) and (null["system"] == null["reference"]).all()
-    assert (null["verdict"] == comparing.NO_DIFFERENCE).all()
+    assert primary.verdict == read("comparisons").set_index("table").loc["primary", "verdict"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,14 +11,23 @@ import click
 
 from taemi_lib.cli import options
 from taemi_lib.errors import ChoiceError
+from taemi_lib.profiles import resolve
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from taemi_lib.experiments import Study
     from taemi_lib.workspace import Workspace
 
 DONE_SO_FAR = (
     "this part of this round is done; when all parts are, in one folder of runs, give the same "
-    "command again for the next (the search, the grid, what stands beside it)"
+    "command again for the next (the searches, the grid, what stands beside it)"
+)
+trials_option = click.option(
+    "--trials",
+    default=24,
+    show_default=True,
+    help="Settings that each system is given in the first regime; a quarter of them in others.",
 )
 study_options = options.together(
     click.option(
@@ -39,15 +50,17 @@ regime_option = click.option(
 @click.command()
 @click.argument("systems", nargs=-1, required=True, metavar="SYSTEM...")
 @regime_option
+@trials_option
 @click.option(
     "--searched",
     metavar="TABLE",
-    help="Train each system with the settings that `taemi search` chose, from its table.",
+    help="Search nothing: take the settings from a table that `taemi search` wrote.",
 )
 @study_options
 def compare(
     systems: tuple[str, ...],
     regime: str | None,
+    trials: int,
     searched: str | None,
     seeds: int,
     results: str | None,
@@ -55,10 +68,9 @@ def compare(
 ) -> None:
     """Train systems under one protocol; say which differ from taemi.
 
-    Each system, taemi too, is trained with three learning rates and two seeds first; then with the
-    best rate and all seeds. `--searched` takes settings from a whole search instead, which is the
-    fairer fight. What is there already is not trained again. What `--results` holds of other
-    systems stays, and is compared anew together with these.
+    First each system, taemi too, searches its own best settings, with the same effort (see `taemi
+    search`); then it is trained with these and all seeds. What is there already is not done again.
+    What `--results` holds of other systems stays, and is compared anew together with these.
     """
     _check_seeds(seeds)
     here = options.workspace(**places)
@@ -71,21 +83,28 @@ def compare(
             f"nothing to compare {experiments.REFERENCE} with: name at least one other system"
         )
     grid = {name: wanted for name in _regimes(regime, here)}
-    settings = None
-    if searched is not None:
-        settings = experiments.chosen(experiments.read_table(searched))
-        pairs = [(name, system) for name in grid for system in wanted]
-        if missing := [
-            f"{system} in {name}" for name, system in pairs if (name, system) not in settings
-        ]:
-            raise ChoiceError(
-                f"{searched} has no settings of {', '.join(missing)}: search them first, as in "
-                f"taemi search {' '.join(wanted)} --table {searched}"
-            )
-    study = experiments.Study(here, grid, tuple(range(seeds)), settings=settings)
-    if results:
-        study.check_tables(results)  # before hours of training, not after
-    _finish(study, results, whole=False)
+    study = experiments.Study(here, grid, tuple(range(seeds)))
+    table = None if searched is None else _searched(searched, grid)
+    budget = (
+        experiments.given(grid, here.label_sets[0], trials)
+        if table is None
+        else experiments.given_in(table)
+    )
+    with options.failures_in_one_line():
+        if results:  # before hours of training, not after
+            study.check_tables(results)
+        experiments.refuse_unequal(budget, results)
+        if table is None:
+            table = experiments.search_all(here, grid, trials)
+            assert table is not None  # one part: all of it
+        study = replace(study, settings=experiments.chosen(table))
+        study.run()
+        if not results:
+            print(experiments.summary(study))
+            return
+        written = study.write(results)
+        experiments.write_search(table, written / "search.csv")
+        _say(study, written)
 
 
 @click.command()
@@ -133,7 +152,7 @@ def search(
         found = asked.table
         if len(found):
             print(experiments.search_summary(found, here.profile))
-            print(f"\ntable: {shown(asked.write(path))}")
+            print(f"\ntable: {shown(experiments.write_search(found, path))}")
         if not complete:
             print("this part is done; the table is whole when all parts are, in one folder of runs")
 
@@ -144,10 +163,11 @@ def search(
     default="1/1",
     metavar="2/4",
     help="Only this share of the runs, for several machines; give the command again when all "
-    "parts are done, for the next of its three rounds.",
+    "parts are done, for the next of its rounds.",
 )
+@trials_option
 @study_options
-def grid(part: str, seeds: int, results: str | None, **places) -> None:
+def grid(part: str, trials: int, seeds: int, results: str | None, **places) -> None:
     """Make the whole study of the course: every system (hours)."""
     _check_seeds(seeds)
     share = _share(part)
@@ -157,29 +177,38 @@ def grid(part: str, seeds: int, results: str | None, **places) -> None:
     # the committed tables are the demo's, whose seeds and label sets are the study's own
     demo = here.settings_folder.name == "demo"
     folder = results or ("results" if demo else here.settings_folder / "results")
-    study = experiments.whole_grid(here, seeds=tuple(range(seeds)), part=share)
-    study.check_tables(folder)
-    _finish(study, folder, whole=True)
+    with options.failures_in_one_line():
+        study = experiments.make_whole(here, folder, tuple(range(seeds)), trials, share)
+        if study is None:
+            print(DONE_SO_FAR)
+        else:
+            _say(study, resolve(folder))
 
 
-def _finish(study: Study, folder: str | Path | None, whole: bool) -> None:
-    """Make what is missing, print the comparisons, write the tables."""
+def _searched(path: str, grid: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """The rows about these systems and regimes of a table of searches."""
+    from taemi_lib import experiments
+
+    table = experiments.read_table(path)
+    pairs = [(regime, name) for regime, names in grid.items() for name in names]
+    there = experiments.chosen(table)
+    if missing := [f"{name} in {regime}" for regime, name in pairs if (regime, name) not in there]:
+        names = dict.fromkeys(name for _, name in pairs)
+        raise ChoiceError(
+            f"{path} has no settings of {', '.join(missing)}: search them first, as in "
+            f"taemi search {' '.join(names)} --table {path}"
+        )
+    return table[table[["regime", "system"]].apply(tuple, axis=1).isin(pairs)]
+
+
+def _say(study: Study, folder: Path) -> None:
+    """The comparisons of a study whose tables are written."""
     from taemi_lib import experiments
     from taemi_lib.workspace import shown
 
-    with options.failures_in_one_line():
-        if not study.run() or (whole and not experiments.run_beside(study)):
-            print(DONE_SO_FAR)
-            return
-        if not folder:
-            print(experiments.summary(study))
-            return
-        written = study.write(folder)
-        if whole:
-            experiments.write_beside(study, written)
-        # what the folder holds of other systems is in the same families
-        print(experiments.summary(study, experiments.read_rows(written / "comparisons.csv")))
-        print(f"\ntables: {shown(written)}")
+    # what the folder holds of other systems is in the same families
+    print(experiments.summary(study, experiments.read_rows(folder / "comparisons.csv")))
+    print(f"\ntables: {shown(folder)}")
 
 
 def _regimes(asked: str | None, workspace: Workspace) -> list[str]:

@@ -13,17 +13,23 @@ from taemi_lib.experiments.plan import (
     TABLES,
 )
 from taemi_lib.experiments.recheck import read_predictions
-from taemi_lib.experiments.search import Search, best_after, best_of, chosen, read_table
+from taemi_lib.experiments.search import (
+    TRIALS,
+    Search,
+    best_after,
+    best_of,
+    chosen,
+    given,
+    given_in,
+    read_table,
+    refuse_unequal,
+    search_all,
+    write_search,
+)
 from taemi_lib.experiments.study import Study
 from taemi_lib.experiments.summary import search_summary, summary
 from taemi_lib.experiments.tables import MASKED_TEST, OFFICIAL, TEST, read_rows
-from taemi_lib.experiments.whole import (
-    planted_null,
-    run_beside,
-    training_sizes,
-    whole_grid,
-    write_beside,
-)
+from taemi_lib.experiments.whole import make_whole, planted_null, training_sizes, whole_plan
 
 __all__ = [
     "EVERYWHERE",
@@ -37,19 +43,24 @@ __all__ = [
     "SIZE_SYSTEMS",
     "TABLES",
     "TEST",
+    "TRIALS",
     "Search",
     "Study",
     "best_after",
     "best_of",
     "chosen",
+    "given",
+    "given_in",
+    "make_whole",
     "planted_null",
     "read_predictions",
     "read_rows",
     "read_table",
-    "run_beside",
+    "refuse_unequal",
+    "search_all",
     "search_summary",
     "summary",
     "training_sizes",
-    "whole_grid",
-    "write_beside",
+    "whole_plan",
+    "write_search",
 ]

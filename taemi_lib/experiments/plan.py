@@ -54,8 +54,7 @@ EVERYWHERE = (REFERENCE, *TABLES["table3"], *TABLES["table4"], *TABLES["controls
 # missing masks too.
 MASKED = (REFERENCE, *TABLES["table3"])
 
-RATES = (0.3, 1.0, 3.0)  # learning rates tried, in multiples of the profile's
-SEARCH_SEEDS = (0, 1)
+SEARCH_SEEDS = (0, 1)  # judge the settings that a search tries
 
 # Beside the grid, in the first regime: how much a system needs to learn from, and whether the
 # statistics find what is not there.

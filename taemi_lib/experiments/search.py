@@ -147,18 +147,80 @@ class Search:
             ]
         return pd.DataFrame(rows)
 
-    def write(self, path: str | Path) -> Path:
-        """The table as CSV. Rows there of other systems or regimes stay."""
-        path, table = resolve(path), self.table
-        if path.exists():
-            table = pd.concat([others(read_table(path), table), table])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_table(path, table.sort_values(["regime", "system", "trial"], ignore_index=True))
-        return path
+
+def search_all(
+    workspace: Workspace,
+    systems: Mapping[str, Sequence[str]],
+    trials: int = TRIALS,
+    part: tuple[int, int] = (1, 1),
+) -> pd.DataFrame | None:
+    """The table of all searches that a study of these systems, {regime: systems}, needs: everything
+    in the first regime, then in the others with fewer settings (`further`): those that did best in
+    the first. Makes what is missing; None while other parts of it are still to be made elsewhere.
+    """
+    first = workspace.label_sets[0]
+    everything = tuple(dict.fromkeys(name for names in systems.values() for name in names))
+    begun = Search(workspace, {first: everything}, trials, part)
+    if not begun.run():
+        return None
+    elsewhere = {regime: names for regime, names in systems.items() if regime != first}
+    if not elsewhere:
+        return begun.table
+    then = Search(workspace, elsewhere, further(trials), part, after=begun.table)
+    return pd.concat([begun.table, then.table]) if then.run() else None
+
+
+def further(trials: int) -> int:
+    """How many settings a system is given in each regime but the first."""
+    return max(2, trials // 4)
+
+
+def given(
+    systems: Mapping[str, Sequence[str]], first: str, trials: int
+) -> dict[tuple[str, str], int]:
+    """{(regime, system): how many settings `search_all` gives it}"""
+    return {
+        (regime, name): trials if regime == first else further(trials)
+        for regime, names in systems.items()
+        for name in names
+    }
+
+
+def given_in(table: pd.DataFrame) -> dict[tuple[str, str], int]:
+    """{(regime, system): how many settings it was given}, in a table of searches."""
+    counts = table[table["drawn"]].groupby(["regime", "system"]).size()
+    return {(str(regime), str(system)): int(count) for (regime, system), count in counts.items()}
+
+
+def refuse_unequal(counts: Mapping[tuple[str, str], int], folder: str | Path | None = None) -> None:
+    """Raises RunError where systems of one regime were given different numbers of settings, by
+    `counts` or by the search.csv that may lie in a folder of tables: nothing should compare
+    them."""
+    path = None if folder is None else resolve(folder) / "search.csv"
+    there = given_in(read_table(path)) if path is not None and path.exists() else {}
+    for regime in {regime for regime, _ in counts}:
+        here = {name: n for (where, name), n in (there | dict(counts)).items() if where == regime}
+        least, most = min(here, key=here.__getitem__), max(here, key=here.__getitem__)
+        if here[least] != here[most]:
+            raise RunError(
+                f"{least} was given {here[least]} settings in {regime} and {most} {here[most]}: in"
+                " one table the fight would not be fair; give both the same number (--trials), or"
+                f" another folder{f' than {folder}' if folder else ''} for these tables"
+            )
+
+
+def write_search(table: pd.DataFrame, path: str | Path) -> Path:
+    """A table of searches as CSV. Rows there of other systems or regimes stay."""
+    path = resolve(path)
+    if path.exists():
+        table = pd.concat([others(read_table(path), table), table])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(path, table.sort_values(["regime", "system", "trial"], ignore_index=True))
+    return path
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A table that `Search.write` has written. Raises RunError for a file that is none."""
+    """A table that `write_search` has written. Raises RunError for a file that is none."""
     try:
         table = pd.read_csv(
             resolve(path),
@@ -192,7 +254,9 @@ def best_of(table: pd.DataFrame, regime: str, system: str, count: int) -> list[S
     if not len(rows):
         raise ChoiceError(f"the table has no search of {system} in {regime}")
     own = rows["trial"] == 0
-    order = rows.assign(score=rows["score"].fillna(-math.inf).where(~own, math.inf)).sort_values(
+    # as many digits as the file has: the same order from a table that was never written
+    score = rows["score"].round(4).fillna(-math.inf).where(~own, math.inf)
+    order = rows.assign(score=score).sort_values(
         ["score", "epochs", "trial"], ascending=[False, False, True]
     )
     return [_settings_of(row) for row in order.head(count).to_dict("records")]

@@ -1,10 +1,8 @@
 """Every system under one protocol: trained side by side, scored on the test split, compared with
 statistics that can say no.
 
-    search   settings that a search has chosen for each system and regime (search.py); without one,
-             three learning rates for each system, with the first labels, on the selection split
-    runs     systems x seeds x regimes with what was chosen -> a trained run and its stored
-             predictions on the test split
+    runs     systems x seeds x regimes, each system with the settings that its search has chosen
+             (search.py) -> a trained run and its stored predictions on the test split
     tables   runs.csv (what each run scored and cost), comparisons.csv (differences, intervals,
              verdicts), ...
 
@@ -17,7 +15,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -29,7 +27,6 @@ from taemi_lib.errors import RunError
 from taemi_lib.evaluation import comparing, metrics
 from taemi_lib.evaluation.scoring import field_scores
 from taemi_lib.experiments.masks import draw_masks
-from taemi_lib.experiments.plan import RATES, SEARCH_SEEDS
 from taemi_lib.experiments.products import (
     ATTENTION,
     check_products,
@@ -76,8 +73,7 @@ class Study:
     part       (2, 4): make the second fourth of the runs only; for several machines, on one runs
                folder or on copies of it
     settings   {(regime, system): what it is trained with, beside the profile's}, as a search has
-               chosen; one that is not named keeps the profile's own. None: three learning rates are
-               searched in the first regime, for all
+               chosen; one that is not named keeps the profile's own
     Raises ChoiceError for names that do not exist, with those that do.
     """
 
@@ -85,7 +81,7 @@ class Study:
     systems: Mapping[str, Sequence[str]]
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
     part: tuple[int, int] = (1, 1)
-    settings: Mapping[tuple[str, str], Settings] | None = None
+    settings: Mapping[tuple[str, str], Settings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_regimes(self.workspace, self.systems)
@@ -98,15 +94,10 @@ class Study:
     def _pairs(self) -> list[tuple[str, str]]:
         return [(regime, name) for regime, names in self.systems.items() for name in names]
 
-    def _job(self, regime: str, system: str, seed: int, settings: Settings) -> Job:
+    def _job(self, regime: str, system: str, seed: int) -> Job:
         there = {"data.regime": regime} if self.workspace.generated else {}
+        settings = self.settings.get((regime, system), {})
         return Job(self.workspace.changed(there | settings), models.find(system), seed)
-
-    def _at(self, factor: float) -> Settings:
-        """A multiple of the profile's learning rate, as settings."""
-        rate = factor * self.workspace.profile.training.learning_rate
-        # 0.006, not 0.0060000000000000001
-        return {} if factor == 1.0 else {"training.learning_rate": float(f"{rate:.6g}")}
 
     @property
     def _targets(self) -> tuple[str, ...]:
@@ -117,26 +108,10 @@ class Study:
         """Whether some labels may be missing."""
         return self.workspace.profile.task.missing_labels == "mask"
 
-    @property
-    def search_regime(self) -> str:
-        return self.workspace.label_sets[0]
-
-    def _search_jobs(self) -> dict[tuple[str, float], list[Job]]:
-        """{(system, factor): one job for each search seed}"""
-        systems = sorted({system for systems in self.systems.values() for system in systems})
-        return {
-            (system, factor): [
-                self._job(self.search_regime, system, seed, self._at(factor))
-                for seed in SEARCH_SEEDS
-            ]
-            for system in systems
-            for factor in RATES
-        }
-
     def jobs(self) -> dict[tuple[str, str, int], Job]:
-        """{(regime, system, seed): job} of the grid, with the settings that the search chose."""
+        """{(regime, system, seed): job} of the grid."""
         return {
-            (regime, system, seed): self._job(regime, system, seed, self.chosen[regime, system])
+            (regime, system, seed): self._job(regime, system, seed)
             for regime, system in self._pairs
             for seed in self.seeds
         }
@@ -144,22 +119,14 @@ class Study:
     # --- making them
 
     def run(self) -> bool:
-        """Make what is missing: search first, then the grid. False when other parts of it are still
-        to be made elsewhere.
+        """Train and predict what is missing. False when other parts of it are still to be made
+        elsewhere.
 
         Raises RunError naming the difference when a run that is there was made with other settings,
         encoders or clips, before anything is trained, and naming the run that failed; the
         others are kept.
         """
-        if self.settings is None and not self._make(
-            [job for jobs in self._search_jobs().values() for job in jobs]
-        ):
-            return False
-        return self._make(list(self.jobs().values()))
-
-    def _make(self, jobs: list[Job]) -> bool:
-        """Train and predict the missing ones among these jobs. Returns whether all are there
-        now."""
+        jobs = list(self.jobs().values())
         # clips and features, once, before workers ask for them
         self.workspace.require("train", "selection", "test")
         for job in jobs:
@@ -178,32 +145,6 @@ class Study:
 
     # --- reading them
 
-    @cached_property
-    def search(self) -> pd.DataFrame:
-        """system, learning_rate, selection_rho (mean over SEARCH_SEEDS, selection split), chosen
-        (by rho, or by error where the task says so); the search must be complete."""
-        rows, merits = [], []
-        for (system, factor), jobs in self._search_jobs().items():
-            found = [self._run(job) for job in jobs]
-            rho = float(np.mean([_metrics(run)["selection"]["mean_rho"] for run in found]))
-            rate = found[0].config["training"]["learning_rate"]  # what the system made of it
-            rows.append(
-                {"system": system, "factor": factor, "learning_rate": rate, "selection_rho": rho}
-            )
-            merits.append(float(np.mean([runs.selection_merit(run) for run in found])))
-        table = pd.DataFrame(rows)
-        # the smaller rate where two are equal
-        best = pd.Series(merits).groupby(table["system"]).idxmax()
-        return table.assign(chosen=table.index.isin(best))
-
-    @cached_property
-    def chosen(self) -> Mapping[tuple[str, str], Settings]:
-        """{(regime, system): chosen settings}"""
-        if self.settings is not None:
-            return {pair: self.settings.get(pair, {}) for pair in self._pairs}
-        best = self.search[self.search["chosen"]].set_index("system")["factor"]
-        return {(regime, system): self._at(best[system]) for regime, system in self._pairs}
-
     def _run(self, job: Job) -> Run:
         if not self._is_complete(job):
             raise FileNotFoundError(f"{job} is missing ({job.folder}): run the study first")
@@ -218,10 +159,7 @@ class Study:
         self, regime: str, system: str, split: str = TEST
     ) -> tuple[list[np.ndarray], np.ndarray]:
         """One (N, K) float32 for each seed, and the targets (N, K) of the same clips."""
-        found = [
-            self._stored(self._job(regime, system, seed, self.chosen[regime, system]), split)
-            for seed in self.seeds
-        ]
+        found = [self._stored(self._job(regime, system, seed), split) for seed in self.seeds]
         return [prediction for prediction, _ in found], found[0][1]
 
     def _stored(self, job: Job, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -339,8 +277,8 @@ class Study:
         return self.stored.comparisons
 
     def check_tables(self, folder: str | Path) -> None:
-        """Raises RunError when `write` would lose scores of this folder, or mix what was searched
-        with what was not; nothing needs to be trained."""
+        """Raises RunError when `write` would lose scores of this folder; nothing needs to be
+        trained."""
         refuse_to_lose(
             resolve(folder),
             {
@@ -350,13 +288,12 @@ class Study:
                 for seed in self.seeds
                 for split in (OFFICIAL, *splits(system))
             },
-            searched=self.settings is not None,
         )
 
     def write(self, folder: str | Path = "results") -> Path:
-        """runs.csv, comparisons.csv, ccc.csv, attention.csv, search.csv, missing_masks.csv and
-        what each run predicted (recheck.py): sorted and rounded, so that the same runs give the
-        same files (but for seconds and memory, which no two runs have in common).
+        """runs.csv, comparisons.csv, ccc.csv, attention.csv, missing_masks.csv and what each run
+        predicted (recheck.py): sorted and rounded, so that the same runs give the same files (but
+        for seconds and memory, which no two runs have in common).
 
         What the folder holds of other systems, on the same clips, stays: the comparisons are of
         them all. Raises RunError, and writes nothing, when scores of the folder would be lost, or
@@ -380,8 +317,6 @@ class Study:
         }
         if self.workspace.profile.task.metrics != "intensity":
             tables["field_scores"] = self.field_scores
-        if self.settings is None:
-            tables["search"] = self.search.drop(columns="factor")
         stored = self.stored
         if (folder / PREDICTIONS).exists():  # without them all scores there are made anew
             stored = stored.beside(folder)

@@ -118,12 +118,10 @@ def beside(path: Path, own: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values([name for name in KEY if name in own], kind="stable", ignore_index=True)
 
 
-def refuse_to_lose(folder: Path, scores: set[tuple], searched: bool) -> None:
+def refuse_to_lose(folder: Path, scores: set[tuple]) -> None:
     """Raises RunError when scores of the folder's runs.csv would be lost by writing these there
     (values of KEY): those of systems of which these are fewer, and those of others, if what they
-    predicted does not lie beside them. searched: whether these have settings of a whole search, and
-    not of three learning rates; systems of both kinds do not belong into one table."""
-
+    predicted does not lie beside them."""
     if not (folder / "runs.csv").exists():
         return
     there = set(read_rows(folder / "runs.csv")[KEY].itertuples(index=False, name=None)) - scores
@@ -136,12 +134,4 @@ def refuse_to_lose(folder: Path, scores: set[tuple], searched: bool) -> None:
             f"{folder} holds {len(lost)} scores that this study does not have, "
             f"such as {' '.join(map(str, lost[0]))}: "
             "give another folder for its tables"
-        )
-    path = folder / "search.csv"
-    rates = path.exists() and "selection_rho" in read_rows(path)
-    if kept and rates == searched:
-        raise RunError(
-            f"{folder} holds systems such as {' '.join(min(kept)[:2])}, whose settings were "
-            + ("only three learning rates" if rates else "those of a whole search (--searched)")
-            + "; in one table with these the fight would not be fair: give another folder"
         )
