@@ -13,6 +13,7 @@ import torch
 import toy
 
 from taemi_lib import cli, experiments, models, profiles
+from taemi_lib.cli import study
 from taemi_lib.errors import ChoiceError, Diverged, RunError
 from taemi_lib.experiments import search as searching
 from taemi_lib.experiments import space
@@ -371,6 +372,10 @@ def test_what_the_table_says_comes_back_as_settings(tmp_path):
     (found,) = experiments.chosen(experiments.read_table(path)).values()
     assert found == settings
     assert DEMO.changed(found).model.own == ("depth=2", "small=linear")
+
+
+def test_the_command_line_gives_as_many_settings_as_the_library():
+    assert study.TRIALS == experiments.TRIALS
 
 
 def test_too_few_trials_and_unknown_regimes_are_refused(tmp_path):

@@ -23,9 +23,10 @@ DONE_SO_FAR = (
     "this part of this round is done; when all parts are, in one folder of runs, give the same "
     "command again for the next (the searches, the grid, what stands beside it)"
 )
+TRIALS = 24  # as experiments.TRIALS, which would cost seconds to import for a help text
 trials_option = click.option(
     "--trials",
-    default=24,
+    default=TRIALS,
     show_default=True,
     help="Settings that each system is given in the first regime; a quarter of them in others.",
 )
@@ -110,7 +111,9 @@ def compare(
 @click.command()
 @click.argument("systems", nargs=-1, required=True, metavar="SYSTEM...")
 @regime_option
-@click.option("--trials", default=24, show_default=True, help="Settings that each system is given.")
+@click.option(
+    "--trials", default=TRIALS, show_default=True, help="Settings that each system is given."
+)
 @click.option(
     "--after",
     metavar="TABLE",

@@ -53,12 +53,13 @@ def make_whole(
     Raises RunError, before anything is trained, when the folder would lose scores.
     """
     plan = whole_plan(workspace)
-    Study(workspace, plan, seeds).check_tables(folder)
+    grid = Study(workspace, plan, seeds, part)
+    grid.check_tables(folder)
     refuse_unequal(given(plan, workspace.label_sets[0], trials), folder)
     table = search_all(workspace, plan, trials, part)
     if table is None:
         return None
-    grid = Study(workspace, plan, seeds, part, chosen(table))
+    grid = replace(grid, settings=chosen(table))
     if not grid.run() or not run_beside(grid):
         return None
     written = grid.write(folder)
