@@ -6,7 +6,15 @@ from test_training import PRESET, Killed, _kill_at, numbers, run, weights
 
 from taemi_lib.runs import load_run
 
-RIVALS = ["almt2023", "almt2023_first_place", "almt2023_learned", "lf_dnn", "mult_full", "tfn_wide"]
+RIVALS = [
+    "almt2023",
+    "almt2023_first_place",
+    "almt2023_learned",
+    "lf_dnn",
+    "lnln2024",
+    "mult_full",
+    "tfn_wide",
+]
 
 
 @pytest.mark.slow

@@ -107,9 +107,12 @@ class FusionLayer(nn.Module):
         )
         self.dropout = nn.Dropout(sizes.dropout)
 
-    def forward(self, target: Tensor, source: Tensor) -> Tensor:
-        source = self.norm_source(source)
-        found, _ = self.attend(self.norm_target(target), source, source, need_weights=False)
+    def forward(self, target: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
+        """mask (B, places of the source): which of them are real, where not all are."""
+        source, ignored = self.norm_source(source), None if mask is None else ~mask
+        found, _ = self.attend(
+            self.norm_target(target), source, source, ignored, need_weights=False
+        )
         target = target + self.dropout(found)
         return target + self.dropout(self.mlp(target))
 
@@ -173,11 +176,15 @@ class ALMT2023(System):
             name: self.condense[name](*sequence(batch, kept[name]))
             for name, sequence in self.sequences.items()
         }
+        return Output(self.answer(condensed), kept=kept)
+
+    def answer(self, condensed: dict[str, Tensor]) -> Tensor:
+        """From the three modalities as eight vectors each (B, 8, d) to the prediction (B, K)."""
         texts = self.depths(condensed["text"])
-        hyper = self.hyper.expand(len(batch), -1, -1)
+        hyper = self.hyper.expand(len(texts[0]), -1, -1)
         for layer, guide in zip(self.hyper_layers, self.guides(texts), strict=True):
             hyper = layer(hyper, guide, condensed)
-        return Output(self.output(self.fuse(texts[-1], hyper)), kept=kept)
+        return self.output(self.fuse(texts[-1], hyper))
 
     def fuse(self, text: Tensor, hyper: Tensor) -> Tensor:
         """Text and hyper-modality, both (B, 8, d), as one vector (B, d)."""
