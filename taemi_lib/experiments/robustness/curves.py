@@ -27,7 +27,8 @@ def points(measured: Robustness) -> pd.DataFrame:
     """A row for each condition and system: protocol, lost, rate, system; rho (mean over seeds) and
     sd; drop from complete clips with its interval; delta (system minus the reference under the same
     condition), p alone, p_holm, low, high, verdict in a family: all systems and rates of one curve,
-    or of the subsets."""
+    or of the subsets; on_event_audio and on_event_vision: attention on the event that counts, over
+    that on the decoy, where this is known."""
     families: list[list[Condition]] = [[COMPLETE], [*SUBSETS]]
     families += [[Condition(protocol, lost, rate) for rate in RATES] for protocol, lost in CURVES]
     rows = []
@@ -49,6 +50,10 @@ def points(measured: Robustness) -> pd.DataFrame:
             | _level(measured.rho(condition, system), "rho")
             | _drop(measured.drop(condition, system))
             | against.get((condition, system), {})
+            | {
+                f"on_event_{name}": ratio
+                for name, ratio in measured.attention(condition, system).items()
+            }
             for condition, system in names
         ]
     return pd.DataFrame(rows)

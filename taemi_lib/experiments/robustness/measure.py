@@ -25,6 +25,7 @@ from taemi_lib.batches import ClipDataset
 from taemi_lib.errors import ChoiceError, RunError
 from taemi_lib.evaluation import comparing
 from taemi_lib.evaluation.scoring import evaluate
+from taemi_lib.experiments.products import ratios_of_attention
 from taemi_lib.experiments.robustness.conditions import (
     COMPLETE,
     CONDITIONS,
@@ -165,6 +166,18 @@ class Robustness:
     def _targets(self) -> np.ndarray:
         return worker_datasets(self.workspace)["test"].targets
 
+    def attention(self, condition: Condition, system: str) -> dict[str, float]:
+        """{modality: attention on the event that counts / on the decoy}, the median over seeds, of
+        a system that looks at sound or face, where there is planted truth."""
+        about = self._about(condition, system)
+        looked = [] if about is None else about["attention"]
+        found = {}
+        for name in dict.fromkeys(name for one in looked for name in one):
+            # None: nothing at all on any decoy
+            ratios = [np.inf if one[name] is None else one[name] for one in looked]
+            found[name] = float(np.median(ratios))
+        return found
+
     def drop(self, condition: Condition, system: str) -> comparing.Rho:
         """Under a condition minus on complete clips, by the same models."""
         return comparing.combined(
@@ -211,13 +224,15 @@ def predict(asked: Asked) -> None:
     shown = {"clips": clips.store.fingerprint(clips.clip_ids), "there": there}
     for system in asked.names:
         found = [
-            evaluate(runs.load_run(folder), clips, "cpu", resamples=0).predictions.prediction
+            evaluate(runs.load_run(folder), clips, "cpu", resamples=0, attention=True).predictions
             for folder in asked.measured.folders(system)
         ]
-        about = shown | {"of": asked.measured.made_of(system)}
+        looked = [ratios_of_attention(one, asked.workspace) for one in found]
+        about = shown | {"of": asked.measured.made_of(system), "attention": looked}
+        stacked = np.stack([one.prediction for one in found])
         path = asked.measured.path(asked.condition, system)
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = save({"predictions": np.stack(found)}, {"taemi": json.dumps(about, sort_keys=True)})
+        data = save({"predictions": stacked}, {"taemi": json.dumps(about, sort_keys=True)})
         files.write_bytes(path, data)
 
 
