@@ -324,6 +324,8 @@ class ClipDataset(torch.utils.data.Dataset):
         labels: np.ndarray,
         task: Task | None = None,
         audio_average: int = 1,
+        *,
+        dims: Mapping[str, int] | None = None,
     ) -> ClipDataset:
         """Clips that are in memory already.
 
@@ -347,7 +349,7 @@ class ClipDataset(torch.utils.data.Dataset):
         table = pd.DataFrame(labels, columns=list(task.targets), index=names)
         rows: Any = _Rows(table, task)
         store: Any = _MemoryStore(clips)
-        return cls(store, rows, None, audio_average)
+        return cls(store, rows, None, audio_average, dims=dims)
 
     @classmethod
     def from_batch(cls, batch: Batch, task: Task | None = None) -> ClipDataset:

@@ -24,6 +24,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -429,6 +430,10 @@ class Job:
         return self.system.name
 
     @property
+    def systems(self) -> tuple[type[System], ...]:
+        return (self.system,)
+
+    @property
     def folder(self) -> Path:
         return self.workspace.run_folder(self.system, self.seed)
 
@@ -490,11 +495,26 @@ def train_job(job: Job) -> None:
     job.train(worker_datasets(job.workspace))
 
 
-def side_by_side(work: Callable[[Job], None], jobs: Sequence[Job]) -> None:
+class Work(Protocol):
+    """What a process of its own can be asked for: a Job, or something else about some systems."""
+
+    @property
+    def workspace(self) -> Workspace: ...
+
+    @property
+    def systems(self) -> tuple[type[System], ...]: ...
+
+
+Asked = TypeVar("Asked", bound=Work)
+
+
+def side_by_side(
+    work: Callable[[Asked], None], jobs: Sequence[Asked], doing: str = "training", unit: str = "run"
+) -> None:
     """work(job) for each job, all of one workspace's place and device: one process and one torch
     thread each, so that results do not depend on how many cores there are.
 
-    A system defined in a notebook or function is trained in this process: no other can see it.
+    A system defined in a notebook or function is dealt with in this process: no other can see it.
     Raises RunError naming the job that failed; what was finished is kept.
     """
     if not jobs:
@@ -502,9 +522,9 @@ def side_by_side(work: Callable[[Job], None], jobs: Sequence[Job]) -> None:
     workers.refuse_unguarded()
     workspace = jobs[0].workspace
     chosen = devices.choose(workspace.device)
-    own = [job for job in jobs if _only_here(job.system)]
+    own = [job for job in jobs if any(map(_only_here, job.systems))]
     others = [job for job in jobs if job not in own]
-    with tqdm(total=len(jobs), desc="training", unit="run", disable=not workspace.progress) as bar:
+    with tqdm(total=len(jobs), desc=doing, unit=unit, disable=not workspace.progress) as bar:
         if others:
             _in_processes(work, others, workspace, chosen.type, bar)
         for job in own:
@@ -518,10 +538,10 @@ def _only_here(system: type[System]) -> bool:
 
 
 def _in_processes(
-    work: Callable[[Job], None], jobs: list[Job], workspace: Workspace, device: str, bar: tqdm
+    work: Callable[[Asked], None], jobs: list[Asked], workspace: Workspace, device: str, bar: tqdm
 ) -> None:
     count = 1 if device == "cuda" else min(workspace.processes or os.cpu_count() or 1, len(jobs))
-    homes = tuple(sorted({job.system.__module__ for job in jobs}))
+    homes = tuple(sorted({system.__module__ for job in jobs for system in job.systems}))
     own = (str(sys.modules[home].__file__) for home in homes if home.startswith(models.USER))
     given = (*dict.fromkeys((*workspace.imports, *own)),)
     context, arguments = workers.context(device), (given, homes, dict(os.environ))
@@ -532,7 +552,7 @@ def _in_processes(
                 done.result()
             except Exception as error:
                 executor.shutdown(cancel_futures=True)
-                raise RunError(f"training {started[done]} failed: {error}") from error
+                raise RunError(f"{bar.desc} {started[done]} failed: {error}") from error
             bar.update()
             bar.set_postfix_str(str(started[done]))
 

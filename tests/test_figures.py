@@ -95,6 +95,12 @@ FIGURES = {
     "heat map": lambda: figures.heat_map(
         pd.DataFrame(LABELS[:3], index=list("abc"), columns=EMOTIONS)
     ),
+    "losses": lambda: figures.loss_curves(
+        {
+            "whole": {"a": ([0, 0.5], [0.9, 0.4], [0, 0]), "b": ([0, 0.5], [0.7, 0.6], [0, 1])},
+            "steps": {"a": ([0, 0.5], [0.9, 0.8], [0, 0]), "b": ([0, 0.5], [0.7, 0.7], [0, 0])},
+        }
+    ),
     "lines": lambda: figures.lines_with_intervals(
         {name: ([72, 576], [0.2, 0.4], [0.1, 0.3], [0.3, 0.5]) for name in "ab"}, "clips"
     ),
@@ -314,3 +320,44 @@ def test_the_explorer_draws_each_clip_once():
     assert drawn == ["a", "b"] and picture.value[:4] == PNG
     with pytest.raises(ValueError, match="no clips"):
         widgets.attention_explorer([], draw)
+
+
+POINTS = pd.DataFrame(
+    [
+        *(("whole", "", 0.0, name, rho, None) for name, rho in (("taemi", 0.9), ("<b>", 0.5))),
+        ("whole", "text", 0.3, "taemi", 0.61, None),
+        ("whole", "text", 0.3, "<b>", 0.47, "worse"),
+        ("steps", "text", 0.3, "taemi", 0.8, None),
+        ("steps", "text", 0.3, "<b>", 0.49, NONE),
+        ("whole", "audio", 0.3, "taemi", 0.33, None),
+        ("whole", "audio", 0.3, "<b>", 0.44, "better"),
+        ("steps", "audio", 0.3, "taemi", 0.72, None),
+        ("steps", "audio", 0.3, "<b>", 0.48, "worse"),
+        ("whole", "audio", 1.0, "taemi", 0.1, None),
+    ],
+    columns=["protocol", "lost", "rate", "system", "rho", "verdict"],
+)
+
+
+def test_every_answer_of_the_loss_panel_is_a_row_of_its_table():
+    protocol, lost, rate, answer = widgets.loss_panel(POINTS.assign(rate=POINTS["rate"])).children
+    assert [value for _, value in rate.options] == [0, 0.3] and rate.value == 0.3
+    assert "0.61" in answer.value and "0.47" in answer.value and "worse" in answer.value
+    assert "<b>" not in answer.value and "&lt;b&gt;" in answer.value
+    lost.value = "audio"
+    assert answer.value.index("0.44") < answer.value.index("0.33")  # the best one first
+    assert "better" in answer.value
+    protocol.value = "steps"
+    assert "0.72" in answer.value and "0.44" not in answer.value
+    rate.value = 0
+    assert "0.90" in answer.value and "0.50" in answer.value and "worse" not in answer.value
+    with pytest.raises(ValueError, match="no curves"):
+        widgets.loss_panel(POINTS[POINTS["rate"] == 0])
+
+
+def test_loss_curves_say_what_a_mark_means_only_where_there_is_one():
+    marked = FIGURES["losses"]()
+    assert "a 0.90 to 0.40" in marked.alt and "b 0.70 to 0.60" in marked.alt
+    assert "better than taemi" in marked.legends[0].get_title().get_text()
+    plain = figures.loss_curves({"x": {"a": ([0, 0.5], [0.9, 0.4], [0, 0])}})
+    assert not plain.legends[0].get_title().get_text()

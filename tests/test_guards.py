@@ -27,6 +27,7 @@ MAIN = [
     "05_evaluation",
     "06_ablations",
     "07_systems_compared",
+    "08_missing_and_noisy",
     "09_your_own_clips",
 ]
 COURSE = [*MAIN, "appendix/A1_micro_backbones", "appendix/A2_your_own_features"]

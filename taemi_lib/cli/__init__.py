@@ -41,6 +41,7 @@ for command in (
     study.search,
     study.compare,
     study.grid,
+    study.robustness,
     settings.profiles,
     fetch.fetch,
     notebooks.notebooks,

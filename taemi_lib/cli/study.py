@@ -188,6 +188,61 @@ def grid(part: str, trials: int, seeds: int, results: str | None, **places) -> N
             _say(study, resolve(folder))
 
 
+@click.command()
+@click.argument("systems", nargs=-1, metavar="[SYSTEM]...")
+@trials_option
+@click.option(
+    "--searched",
+    metavar="TABLE",
+    help="Search nothing: take the settings from a table that `taemi search` wrote.",
+)
+@click.option("--part", default="1/1", metavar="2/4", help="Only this share, for several machines.")
+@study_options
+def robustness(
+    systems: tuple[str, ...],
+    trials: int,
+    searched: str | None,
+    part: str,
+    seeds: int,
+    results: str | None,
+    **places,
+) -> None:
+    """What systems lose when modalities or time steps are missing (first label set).
+
+    taemi is always among them; without names, those of the course. Every system is trained once
+    with its own best settings, as in `taemi compare`, and shown the same test clips under each
+    condition: every subset of the modalities, whole modalities and single steps lost at rates
+    from 0 to 0.9. What is there already is not done again.
+    """
+    _check_seeds(seeds)
+    share = _share(part)
+    here = options.workspace(**places)
+    from taemi_lib import experiments
+    from taemi_lib.experiments import robustness as robust
+    from taemi_lib.workspace import shown
+
+    first = here.label_sets[0]
+    wanted = tuple(dict.fromkeys([experiments.REFERENCE, *(systems or experiments.ROBUST)]))
+    study = experiments.Study(here, {first: wanted}, tuple(range(seeds)), share)
+    measured = robust.Robustness(study)
+    table = None if searched is None else _searched(searched, study.systems)
+    with options.failures_in_one_line():
+        if table is None:
+            table = experiments.search_all(here, study.systems, trials, share)
+        else:
+            experiments.refuse_unequal(experiments.given_in(table))
+        if table is None:
+            print(DONE_SO_FAR)
+            return
+        measured = replace(measured, study=replace(study, settings=experiments.chosen(table)))
+        if not measured.run():
+            print(DONE_SO_FAR)
+            return
+        written = robust.write(measured, results or here.settings_folder / "robustness" / first)
+        print(experiments.robustness_summary(robust.areas(measured)))
+        print(f"\ntables: {shown(written)}")
+
+
 def _searched(path: str, grid: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """The rows about these systems and regimes of a table of searches."""
     from taemi_lib import experiments

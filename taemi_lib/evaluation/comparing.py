@@ -68,6 +68,26 @@ class Comparison:
         return BETTER if self.low > 0 else WORSE if self.high < 0 else NO_DIFFERENCE
 
 
+def combined(parts: Sequence[tuple[float, Rho]]) -> Rho:
+    """Weighted sum of one system's Rhos, seed by seed and resample by resample: a drop is (1, what
+    it is under a condition), (-1, what it is without); a mean over a curve has shares as weights.
+
+    The same seeds must stand behind all of them: they are the same trained models.
+    """
+    first = parts[0][1]
+    return Rho(
+        sum((weight * rho.seeds for weight, rho in parts), np.zeros_like(first.seeds)),
+        sum((weight * rho.resampled for weight, rho in parts), np.zeros_like(first.resampled)),
+        first.groups,
+    )
+
+
+def from_zero(rho: Rho) -> Comparison:
+    """A Rho (a drop, say) against 0, as `compare` has it for two systems."""
+    nothing = Rho(np.zeros(1), np.zeros((1, rho.resampled.shape[1])), rho.groups)
+    return compare(rho, nothing)
+
+
 def resampled_rho(
     predictions: Sequence[np.ndarray],
     target: np.ndarray,

@@ -1,6 +1,6 @@
 """Experiments: what is compared with what (plan), each system's own best settings (space, search),
 missing masks, a grid of runs (study), its tables and predictions (recheck), the course's own grid
-(whole)."""
+(whole), and what is left when modalities are missing (robustness/)."""
 
 from taemi_lib.experiments.plan import (
     EVERYWHERE,
@@ -8,6 +8,7 @@ from taemi_lib.experiments.plan import (
     NULL_SYSTEMS,
     PRIMARY,
     REFERENCE,
+    ROBUST,
     SIZE_SYSTEMS,
     SIZES,
     TABLES,
@@ -27,7 +28,7 @@ from taemi_lib.experiments.search import (
     write_search,
 )
 from taemi_lib.experiments.study import Study
-from taemi_lib.experiments.summary import search_summary, summary
+from taemi_lib.experiments.summary import robustness_summary, search_summary, summary
 from taemi_lib.experiments.tables import MASKED_TEST, OFFICIAL, TEST, read_rows
 from taemi_lib.experiments.whole import make_whole, planted_null, training_sizes, whole_plan
 
@@ -39,6 +40,7 @@ __all__ = [
     "OFFICIAL",
     "PRIMARY",
     "REFERENCE",
+    "ROBUST",
     "SIZES",
     "SIZE_SYSTEMS",
     "TABLES",
@@ -57,6 +59,7 @@ __all__ = [
     "read_rows",
     "read_table",
     "refuse_unequal",
+    "robustness_summary",
     "search_all",
     "search_summary",
     "summary",

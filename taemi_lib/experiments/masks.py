@@ -7,7 +7,7 @@ seen under such masks only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +15,8 @@ import numpy as np
 import pandas as pd
 
 from taemi_lib.batches import ClipDataset
-from taemi_lib.data import Manifest
 from taemi_lib.features.sequences import ClipFeatures
-from taemi_lib.features.store import Store
-from taemi_lib.profiles import MODALITIES, Task
+from taemi_lib.profiles import MODALITIES
 
 ABSENT = 0.3  # share of the clips that lack each modality
 
@@ -46,56 +44,31 @@ def draw_masks(test: ClipDataset, seed: int = 30) -> pd.DataFrame:
     )
 
 
-class MaskedStore(Store):
-    """A feature store that hides what `masks` says, and is read like the store itself."""
-
-    def __init__(self, store: Store, masks: pd.DataFrame) -> None:
-        self.store, self.masks = store, masks
-        self.identity = store.identity
-
-    def __contains__(self, clip_id: object) -> bool:
-        return clip_id in self.masks.index and clip_id in self.store
-
-    def fingerprint(self, clip_ids: Iterable[str]) -> str:
-        return self.store.fingerprint(clip_ids)
-
-    def _hidden(self, clip_id: str) -> list[str]:
-        return [name for name in MODALITIES if self.masks.at[clip_id, name]]
-
-    def read(self, clip_id: str) -> ClipFeatures:
-        features = self.store.read(clip_id)
-        fields = {
-            "audio": ("audio",),
-            "vision": ("vision",),
-            "text": ("tokens", "pooled", "transcript"),
-        }
-        hidden = self._hidden(clip_id)
-        nothing: dict[str, Any] = {name: None for modality in hidden for name in fields[modality]}
-        damaged = {name: why for name, why in features.damaged.items() if name not in hidden}
-        absent = dict(features.absent) | {
-            name: features.absent.get(name, "masked") for name in hidden
-        }
-        return replace(features, **nothing, absent=absent, damaged=damaged)
-
-    def shapes(self, clip_id: str) -> dict[str, tuple[int, int]]:
-        hidden = self._hidden(clip_id)
-        return {
-            name: shape for name, shape in self.store.shapes(clip_id).items() if name not in hidden
-        }
+def hidden(clip: ClipFeatures, modalities: Iterable[str], why: str = "masked") -> ClipFeatures:
+    """The clip without these modalities; one that it lacks already keeps its own reason."""
+    fields = {"audio": ("audio",), "vision": ("vision",), "text": ("tokens", "pooled")}
+    gone = list(modalities)
+    nothing: dict[str, Any] = {name: None for modality in gone for name in fields[modality]}
+    if "text" in gone:
+        nothing |= {"transcript": None, "words": ()}
+    damaged = {name: text for name, text in clip.damaged.items() if name not in gone}
+    absent = clip.absent | {name: clip.absent.get(name, why) for name in gone}
+    return replace(clip, **nothing, absent=absent, damaged=damaged)
 
 
 def masked(dataset: ClipDataset, masks: pd.DataFrame) -> ClipDataset:
-    """The same clips and labels with the modalities hidden that `masks` says."""
-    table = pd.DataFrame(
-        dataset.targets, columns=list(dataset.task.targets), index=dataset.clip_ids
+    """The same clips and labels, in memory, with the modalities hidden that `masks` says."""
+    clips = [dataset[index][0] for index in range(len(dataset))]
+    return in_place_of(
+        dataset,
+        [
+            hidden(clip, [name for name in MODALITIES if masks.at[clip.clip_id, name]])
+            for clip in clips
+        ],
     )
-    store = MaskedStore(dataset.store, masks)
-    rows = _Rows(table, dataset.task)
-    return ClipDataset(store, rows, None, dataset.audio_average, dims=dataset.dims)
 
 
-class _Rows(Manifest):
-    """What ClipDataset reads of a manifest: its table and task."""
-
-    def __init__(self, table: pd.DataFrame, task: Task) -> None:
-        self.table, self.task = table, task
+def in_place_of(dataset: ClipDataset, clips: Sequence[ClipFeatures]) -> ClipDataset:
+    """A dataset of these clips, in the order of the dataset, with its labels and widths. The
+    clips' sound is averaged already, as the dataset gives it."""
+    return ClipDataset.from_clips(clips, dataset.targets, dataset.task, dims=dataset.dims)

@@ -54,6 +54,15 @@ EVERYWHERE = (REFERENCE, *TABLES["table3"], *TABLES["table4"], *TABLES["controls
 # missing masks too.
 MASKED = (REFERENCE, *TABLES["table3"])
 
+# Measured with modalities missing: the reference with and without what it has against that, the
+# controls, other ways of fusion, and each modality alone. In the first regime.
+ROBUST = (
+    REFERENCE,
+    *TABLES["table3"],
+    *("constant_query", "text_gated", "mult", "misa", "hallmen2025"),
+    *("text_only", "audio_only", "vision_only", "no_text"),
+)
+
 SEARCH_SEEDS = (0, 1)  # judge the settings that a search tries
 
 # Beside the grid, in the first regime: how much a system needs to learn from, and whether the

@@ -37,7 +37,7 @@ def train_and_predict(job: Job) -> None:
         # first: predictions that are there are about these clips
         if not (run.folder / CLIPS).exists():
             files.write_json(run.folder / CLIPS, runs.fingerprint(parts["test"]))
-        _predict(run, parts["test"], TEST, partial(_attention_ratios, workspace=job.workspace))
+        _predict(run, parts["test"], TEST, partial(ratios_of_attention, workspace=job.workspace))
         if job.name in MASKED:
             _predict(run, masked(parts["test"], draw_masks(parts["test"])), MASKED_TEST)
 
@@ -87,13 +87,13 @@ def _predict(
         files.write_bytes(path, buffer.getvalue())
 
 
-def _attention_ratios(predictions: Predictions, workspace: Workspace) -> dict[str, float | None]:
+def ratios_of_attention(predictions: Predictions, workspace: Workspace) -> dict[str, float | None]:
     """{modality: attention on the event that counts / on the decoy} over sound and face, where
-    there is planted truth with a decoy."""
+    there is planted truth with a decoy, and any clip with that modality."""
     seen = {
         name: weights
         for name, weights in predictions.attention.items()
-        if name in ("audio", "vision")
+        if name in ("audio", "vision") and any(one is not None for one in weights)
     }
     truth = workspace.truth() if seen else None
     if (

@@ -122,3 +122,21 @@ def _beside(row: dict, profile: Profile) -> str:
     told = {name: row[name] for name in SPACE if row[name] != there[name]}
     own = [row[OWN]] if row[OWN] else []
     return ", ".join([*(f"{name}={value:g}" for name, value in told.items()), *own]) or "the same"
+
+
+def robustness_summary(areas: pd.DataFrame) -> str:
+    """The areas of `taemi robustness` as text: a line for each curve and system."""
+    lines = []
+    for (protocol, lost), rows in areas.groupby(["protocol", "lost"], sort=False):
+        what = "modalities" if protocol == "whole" else "time steps"
+        lines += [
+            f"{what} lost ({lost}): mean rho over the rates 0 to 0.9, "
+            f"and difference to {REFERENCE}, Holm intervals"
+        ]
+        for row in rows.itertuples():
+            own = f"  {row.system:28} {row.area:.3f}  ({row.drop:+.3f} from complete clips)"
+            if row.system != REFERENCE:
+                own += f"  {row.delta:+.3f} {_interval(row)} {row.verdict}"
+            lines.append(own)
+        lines.append("")
+    return "\n".join(lines).rstrip()

@@ -42,11 +42,16 @@ def compared(
             "delta": result.delta,
             "low": result.low,
             "high": result.high,
-            "p_holm": float(f"{max(result.p_holm or 0.0, SMALLEST_P):.2g}"),
+            "p_holm": readable_p(result.p_holm or 0.0),
             "verdict": result.verdict,
         }
         for (system, reference), result in results.items()
     ]
+
+
+def readable_p(p: float) -> float:
+    """Two digits, and none below SMALLEST_P."""
+    return float(f"{max(p, SMALLEST_P):.2g}")
 
 
 def families(systems: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], list[Pair]]:
@@ -73,7 +78,7 @@ def families(systems: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], list
 def table_bytes(table: pd.DataFrame) -> bytes:
     """CSV with scores to four digits, without the minus of a rounded zero. Settings, whose names
     have a dot, stay as they are: somebody trains with them."""
-    exact = ("p_holm", "learning_rate", "seconds", "cpu_seconds")
+    exact = ("p", "p_holm", "learning_rate", "seconds", "cpu_seconds")
     floats = table.select_dtypes("float")
     scores = [name for name in floats if name not in exact and "." not in name]
     rounded = table.assign(**{name: table[name].round(4) + 0.0 for name in scores})

@@ -8,7 +8,8 @@ style stand beside every colour. Each has an alternative text, `figure.alt`.
     clips     single clips, their labels
     networks  diagrams, training, attention over time
     results   scores and comparisons
-    widgets   the two interactive pieces (imported by itself: it brings ipywidgets along)
+    robustness   what is left when modalities are missing
+    widgets   the interactive pieces (imported by itself: it brings ipywidgets along)
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from taemi_lib.figures.results import (
     score_against_cost,
     verdict_matrix,
 )
+from taemi_lib.figures.robustness import loss_curves
 from taemi_lib.figures.style import (
     COLOURS,
     COUNTS,
@@ -75,6 +77,7 @@ __all__ = [
     "intensities",
     "label_statistics",
     "lines_with_intervals",
+    "loss_curves",
     "padding",
     "pipeline_diagram",
     "save",

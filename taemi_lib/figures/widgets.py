@@ -1,7 +1,8 @@
-"""The two interactive pieces of the course: a clip browser and an attention explorer.
+"""The interactive pieces of the course: a clip browser, an attention explorer, and a panel of what
+is left when modalities are missing.
 
-Both put little into a notebook: one clip's file or one PNG at a time. A static figure stands beside
-each there, so that a page is complete without a running kernel.
+All put little into a notebook: one clip's file, one PNG or one table at a time. A static figure
+stands beside each there, so that a page is complete without a running kernel.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import ipywidgets
+import pandas as pd
 
 from taemi_lib.data.manifest import Clip, Manifest
 from taemi_lib.figures.clips import intensities
@@ -113,6 +115,56 @@ def attention_explorer(clip_ids: Sequence[str], draw: Callable[[str], Figure]) -
     choice.observe(show, names="value")
     show()
     return ipywidgets.VBox([choice, picture])
+
+
+def loss_panel(points: pd.DataFrame) -> ipywidgets.Widget:
+    """Choose what is lost, how and how often; see what every system still says.
+
+    points: the table points.csv of `taemi robustness`. Nothing is computed: every answer is a row
+    of it. Raises ValueError for a table without rows.
+    """
+    curves = points[(points["rate"] > 0) & (points["rate"] < 1)]
+    if curves.empty:
+        raise ValueError("there are no curves to show: the table is empty")
+    complete = points[points["rate"] == 0].set_index("system")["rho"]
+    rows = {key: own for key, own in curves.groupby(["protocol", "lost", "rate"])}
+    losses = {lost.replace("+", ", "): lost for lost in curves["lost"].unique()}
+    kinds = {"whole modalities": "whole", "single steps": "steps"}
+    protocol = ipywidgets.ToggleButtons(options=list(kinds.items()), description="lost are")
+    lost = ipywidgets.ToggleButtons(options=list(losses.items()), description="of")
+    rates = [0.0, *sorted(curves["rate"].unique())]
+    rate = ipywidgets.SelectionSlider(
+        options=[(f"{value:g}", value) for value in rates],
+        value=rates[min(3, len(rates) - 1)],
+        description="rate",
+    )
+    answer = ipywidgets.HTML()
+
+    def show(_change: object = None) -> None:
+        if rate.value == 0:
+            answer.value = _bars(complete, {})
+        else:
+            own = rows[protocol.value, lost.value, rate.value].set_index("system")
+            answer.value = _bars(own["rho"], own["verdict"].dropna().to_dict())
+
+    for control in (protocol, lost, rate):
+        control.observe(show, names="value")
+    show()
+    return ipywidgets.VBox([protocol, lost, rate, answer])
+
+
+def _bars(scores: pd.Series, verdicts: Mapping[str, str]) -> str:
+    """A table of scores with bars, the highest first, and each verdict against the reference."""
+    lines = []
+    for name, score in scores.sort_values(ascending=False, kind="stable").items():
+        bar = f"background: #0072B2; height: 0.8em; width: {300 * max(score, 0):.0f}px"
+        said = html.escape(verdicts.get(str(name), ""))
+        lines.append(
+            f"<tr><td>{html.escape(str(name))}</td><td style='text-align: right'>{score:.2f}</td>"
+            f"<td style='text-align: left'><div style='{bar}'></div></td><td>{said}</td></tr>"
+        )
+    head = "<tr><th>system</th><th>mean rho</th><th></th><th>against taemi</th></tr>"
+    return f"<table>{head}{''.join(lines)}</table>"
 
 
 def uploader(folder: str | Path, largest: int = 200_000_000) -> ipywidgets.Widget:

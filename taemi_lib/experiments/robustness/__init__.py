@@ -1,0 +1,32 @@
+"""What becomes of systems when modalities are missing: conditions, what every system says under
+each (measure), and the tables of it (curves)."""
+
+from taemi_lib.experiments.robustness.conditions import (
+    COMPLETE,
+    CONDITIONS,
+    CURVES,
+    RATES,
+    SUBSETS,
+    Condition,
+    draw,
+    lossy,
+)
+from taemi_lib.experiments.robustness.curves import areas, points, shown, write
+from taemi_lib.experiments.robustness.measure import Robustness, clips_under
+
+__all__ = [
+    "COMPLETE",
+    "CONDITIONS",
+    "CURVES",
+    "RATES",
+    "SUBSETS",
+    "Condition",
+    "Robustness",
+    "areas",
+    "clips_under",
+    "draw",
+    "lossy",
+    "points",
+    "shown",
+    "write",
+]

@@ -1,0 +1,165 @@
+"""What clips may lose: whole modalities, or single steps in time, each at a rate.
+
+    whole    a modality of a clip is there or not, as when a camera or a microphone is off. At the
+             rate 1 of some modalities this gives the subsets: only words, only sound and face, ...
+    steps    single time steps are lost, as on a bad line: the field's protocol (docs/paper.md
+             row 18). Of sound and face the steps that a model sees, of text the words,
+             before the text encoder: what is left of a sentence is read anew, for a token's vector
+             knows its neighbours
+
+Every clip has one uniform number for each modality (`draw`), and each of its steps another; what
+lies below the rate is lost. So the masks are the same for all systems, and what is lost at one rate
+is lost at every higher one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from taemi_lib.batches import ClipDataset
+from taemi_lib.data.media import Unreadable
+from taemi_lib.data.noise import rng_of, words
+from taemi_lib.experiments.masks import hidden, in_place_of
+from taemi_lib.features.sequences import ClipFeatures, Sequence, as_stored
+from taemi_lib.profiles import MODALITIES
+
+RATES = tuple(round(0.1 * step, 1) for step in range(1, 10))
+PROTOCOLS = WHOLE, STEPS = "whole", "steps"
+SEED = 11
+Encode = Callable[[str], tuple[Sequence, np.ndarray]]  # a transcript -> its tokens and vector
+
+
+@dataclass(frozen=True)
+class Condition:
+    """protocol "whole" or "steps"; lost: the modalities that are concerned; rate: from 0, which is
+    the complete clip, to 1, at which nothing of them is left."""
+
+    protocol: str = WHOLE
+    lost: tuple[str, ...] = ()
+    rate: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """ "whole-audio+text-0.3", for files; "complete" for clips as they are."""
+        if not self.rate:
+            return "complete"
+        return f"{self.protocol}-{'+'.join(self.lost)}-{self.rate:g}"
+
+    @property
+    def key(self) -> dict[str, object]:
+        """How tables name it."""
+        return {"protocol": self.protocol, "lost": "+".join(self.lost), "rate": self.rate}
+
+
+COMPLETE = Condition()
+# six of the seven subsets; the seventh is the complete clip
+SUBSETS = tuple(
+    Condition(WHOLE, lost, 1.0)
+    for lost in (
+        *((name,) for name in MODALITIES),
+        *(tuple(other for other in MODALITIES if other != name) for name in MODALITIES),
+    )
+)
+CURVES = tuple((protocol, lost) for protocol in PROTOCOLS for lost in (
+    MODALITIES, *((name,) for name in MODALITIES)
+))  # fmt: skip
+CONDITIONS = (
+    COMPLETE,
+    *SUBSETS,
+    *(Condition(protocol, lost, rate) for protocol, lost in CURVES for rate in RATES),
+)
+
+
+def draw(clip_ids: Iterable[str], seed: int = SEED) -> pd.DataFrame:
+    """One number from 0 to 1 for each clip (index clip_id) and modality (columns), to six digits,
+    as the table of them has. A clip's numbers depend on its name and the seed alone."""
+    ids = [str(clip_id) for clip_id in clip_ids]
+    numbers = [rng_of(clip_id, WHOLE, seed).random(len(MODALITIES)) for clip_id in ids]
+    table = pd.DataFrame(np.reshape(numbers, (-1, len(MODALITIES))), columns=list(MODALITIES))
+    return table.round(6).set_index(pd.Index(ids, name="clip_id"))
+
+
+def lossy(
+    dataset: ClipDataset,
+    condition: Condition,
+    draws: pd.DataFrame,
+    encode: Encode | None = None,
+    seed: int = SEED,
+) -> ClipDataset:
+    """The same clips and labels, in memory, with what `condition` takes away.
+
+    draws    of `draw`, for every clip of the dataset
+    encode   reads what is left of a transcript; needed where words are lost. Raises ValueError
+             naming a clip whose words are not known: of imported features only vectors are there
+    """
+    found = []
+    for index in range(len(dataset)):
+        clip = dataset[index][0]
+        if condition.protocol == WHOLE:
+            found.append(hidden(clip, gone(clip, condition, draws.loc[clip.clip_id])))
+        else:
+            found.append(_without_steps(clip, condition, encode, seed))
+    return in_place_of(dataset, found)
+
+
+def gone(clip: ClipFeatures, condition: Condition, numbers: pd.Series) -> list[str]:
+    """The modalities that a clip loses. At a rate below 1 it keeps one: of those that it has, the
+    one with the largest number (as models.missing.ModalityDropout does)."""
+    lost = [name for name in condition.lost if numbers[name] < condition.rate]
+    there = [name for name in MODALITIES if name not in clip.absent]
+    if condition.rate < 1 and there and set(there) <= set(lost):
+        lost.remove(max(there, key=lambda name: numbers[name]))
+    return lost
+
+
+def _without_steps(
+    clip: ClipFeatures, condition: Condition, encode: Encode | None, seed: int
+) -> ClipFeatures:
+    rest, empty = clip, list[str]()
+    for name in condition.lost:
+        if name in clip.absent:
+            continue
+        rng = rng_of(clip.clip_id, f"{STEPS}/{name}", seed)
+        fields: dict[str, Any] | None
+        if name == "text":
+            fields = _fewer_words(clip, condition.rate, rng, encode)
+        else:
+            fields = _fewer_steps(name, getattr(clip, name), condition.rate, rng)
+        if fields is None:
+            empty.append(name)
+        else:
+            rest = replace(rest, **fields)
+    return hidden(rest, empty, "all steps lost")
+
+
+def _fewer_steps(
+    name: str, steps: Sequence, rate: float, rng: np.random.Generator
+) -> dict[str, Any] | None:
+    """The field of what is left of a sequence, None where nothing is."""
+    left = rng.random(len(steps)) >= rate
+    return {name: Sequence(steps.values[left], steps.times[left])} if left.any() else None
+
+
+def _fewer_words(
+    clip: ClipFeatures, rate: float, rng: np.random.Generator, encode: Encode | None
+) -> dict[str, Any] | None:
+    """The fields of what is left of the text, None where nothing is."""
+    if encode is None or clip.transcript is None:
+        raise ValueError(
+            f"clip {clip.clip_id!r}: its words are not known, so that none can be taken away "
+            "(imported features have none, and no text encoder)"
+        )
+    left = words.deleted(clip.transcript, rate, rng)
+    if left == clip.transcript:
+        return {}
+    try:
+        tokens, pooled = encode(left)
+    except Unreadable:
+        return None
+    read = as_stored(replace(clip, tokens=tokens, pooled=pooled))  # as training saw all others
+    return {"tokens": read.tokens, "pooled": read.pooled, "transcript": left, "words": ()}

@@ -1,0 +1,163 @@
+"""The tables of a robustness measurement: every condition, every curve, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from taemi_lib.errors import RunError
+from taemi_lib.evaluation import comparing
+from taemi_lib.experiments.plan import REFERENCE
+from taemi_lib.experiments.robustness.conditions import COMPLETE, CURVES, RATES, SUBSETS, Condition
+from taemi_lib.experiments.robustness.measure import Robustness
+from taemi_lib.experiments.tables import readable_p, write_table
+from taemi_lib.profiles import resolve
+from taemi_lib.support import files
+
+DRAWS = "draws.csv"
+AT = (0.0, *RATES)  # the rates of a curve
+# The mean height of a curve, by trapezoids: 1 where nothing is lost whatever the rate (rho 1).
+WEIGHTS = [float(np.trapezoid(one, AT)) / (AT[-1] - AT[0]) for one in np.eye(len(AT))]
+
+
+def points(measured: Robustness) -> pd.DataFrame:
+    """A row for each condition and system: protocol, lost, rate, system; rho (mean over seeds) and
+    sd; drop from complete clips with its interval; delta (system minus the reference under the same
+    condition), p alone, p_holm, low, high, verdict in a family: all systems and rates of one curve,
+    or of the subsets; on_event_audio and on_event_vision: attention on the event that counts, over
+    that on the decoy, where this is known."""
+    families: list[list[Condition]] = [[COMPLETE], [*SUBSETS]]
+    families += [[Condition(protocol, lost, rate) for rate in RATES] for protocol, lost in CURVES]
+    rows = []
+    for family in families:
+        names = [(condition, system) for condition in family for system in measured.systems]
+        against = _against_reference(
+            {
+                (condition, system): (
+                    measured.rho(condition, system),
+                    measured.rho(condition, REFERENCE),
+                )
+                for condition, system in names
+                if system != REFERENCE
+            }
+        )
+        rows += [
+            condition.key
+            | {"system": system}
+            | _level(measured.rho(condition, system), "rho")
+            | _drop(measured.drop(condition, system))
+            | against.get((condition, system), {})
+            | {
+                f"on_event_{name}": ratio
+                for name, ratio in measured.attention(condition, system).items()
+            }
+            for condition, system in names
+        ]
+    return pd.DataFrame(rows)
+
+
+def areas(measured: Robustness) -> pd.DataFrame:
+    """A row for each curve and system: protocol, lost, system; area (the curve's mean height from
+    rate 0 to .9) and sd; drop: area minus complete clips; delta to the reference's area and so on
+    as in `points`, each curve a family."""
+    rows = []
+    for protocol, lost in CURVES:
+        curve = [COMPLETE, *(Condition(protocol, lost, rate) for rate in RATES)]
+        heights = {
+            system: comparing.combined(
+                [
+                    (weight, measured.rho(condition, system))
+                    for weight, condition in zip(WEIGHTS, curve, strict=True)
+                ]
+            )
+            for system in measured.systems
+        }
+        against = _against_reference(
+            {
+                system: (height, heights[REFERENCE])
+                for system, height in heights.items()
+                if system != REFERENCE
+            }
+        )
+        for system, height in heights.items():
+            complete = (-1.0, measured.rho(COMPLETE, system))
+            rows.append(
+                {"protocol": protocol, "lost": "+".join(lost), "system": system}
+                | _level(height, "area")
+                | _drop(comparing.combined([(1.0, height), complete]))
+                | against.get(system, {})
+            )
+    return pd.DataFrame(rows)
+
+
+def shown(measured: Robustness) -> pd.DataFrame:
+    """A row for each condition: protocol, lost, rate; clips: a fingerprint of the numbers that
+    every system was shown; audio, vision, text: how many of the test clips have it."""
+    rows = []
+    for condition in measured.conditions:
+        about = measured.about(condition)
+        rows.append(condition.key | {"clips": about["clips"]} | about["there"])
+    return pd.DataFrame(rows)
+
+
+def write(measured: Robustness, folder: str | Path) -> Path:
+    """points.csv, areas.csv, conditions.csv and draws.csv, sorted and rounded: the same runs give
+    the same files. Raises RunError, and writes nothing, over tables of other clips or of systems
+    that this does not have."""
+    folder = resolve(folder)
+    draws = _exact(measured.draws)
+    if (folder / DRAWS).exists() and (folder / DRAWS).read_bytes() != draws:
+        raise RunError(f"{folder} holds the results of other clips: give another folder for these")
+    if (folder / "points.csv").exists():
+        there = set(pd.read_csv(folder / "points.csv")["system"])
+        if lost := sorted(there - set(measured.systems)):
+            raise RunError(
+                f"{folder} holds also {', '.join(lost)}: name them too, or give another folder"
+            )
+    tables = {
+        "points": points(measured),
+        "areas": areas(measured),
+        "conditions": shown(measured),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    files.sweep(folder)
+    for name, table in tables.items():
+        write_table(folder / f"{name}.csv", table)
+    files.write_bytes(folder / DRAWS, draws)
+    return folder
+
+
+def _exact(draws: pd.DataFrame) -> bytes:
+    """The draws as they are used: six digits."""
+    return draws.reset_index().to_csv(index=False, lineterminator="\n").encode()
+
+
+def _level(rho: comparing.Rho, name: str) -> dict[str, float]:
+    sd = float(rho.seeds.std(ddof=1)) if len(rho.seeds) > 1 else float("nan")
+    return {name: rho.mean, "sd": sd}
+
+
+def _drop(drop: comparing.Rho) -> dict[str, float]:
+    found = comparing.from_zero(drop)
+    return {"drop": found.delta, "drop_low": found.low, "drop_high": found.high}
+
+
+def _against_reference(
+    pairs: Mapping[comparing.Name, tuple[comparing.Rho, comparing.Rho]],
+) -> dict[comparing.Name, dict]:
+    """One family as fields of a row."""
+    family = comparing.holm({key: comparing.compare(*pair) for key, pair in pairs.items()})
+    return {
+        key: {
+            "delta": found.delta,
+            "p": readable_p(found.p),
+            "p_holm": readable_p(found.p_holm or 0.0),
+            "low": found.low,
+            "high": found.high,
+            "verdict": found.verdict,
+        }
+        for key, found in family.items()
+    }

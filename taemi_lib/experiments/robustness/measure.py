@@ -1,0 +1,250 @@
+"""Every system under every condition: what one checkpoint for all of them predicts.
+
+    <settings>/robustness/<labels>/<condition>/<system>.safetensors     (seeds, clips, targets)
+
+A condition's clips are made once and shown to all systems, one after the other. What is there is
+not made again; what was made of other checkpoints or clips is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from taemi_lib import models, profiles, runs
+from taemi_lib.batches import ClipDataset
+from taemi_lib.errors import ChoiceError, RunError
+from taemi_lib.evaluation import comparing
+from taemi_lib.evaluation.scoring import evaluate
+from taemi_lib.experiments.products import ratios_of_attention
+from taemi_lib.experiments.robustness.conditions import (
+    COMPLETE,
+    CONDITIONS,
+    SEED,
+    STEPS,
+    Condition,
+    draw,
+    lossy,
+)
+from taemi_lib.experiments.study import Study
+from taemi_lib.features.text import TextEncoder
+from taemi_lib.models.base import System
+from taemi_lib.profiles import MODALITIES
+from taemi_lib.support import device as devices
+from taemi_lib.support import files
+from taemi_lib.workspace import Workspace, side_by_side, worker_datasets
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """study: systems with their settings, in one regime; its runs are the checkpoints.
+
+    Raises ChoiceError for a study of several regimes, and for imported features, whose words and
+    encoders are not known.
+    """
+
+    study: Study
+    conditions: Sequence[Condition] = CONDITIONS
+
+    def __post_init__(self) -> None:
+        if len(self.study.systems) != 1:
+            raise ChoiceError("robustness is measured in one label set at a time")
+        if self.study.workspace.profile.data.source == "features":
+            raise ChoiceError(
+                "robustness takes words and steps away before the text encoder, and imported "
+                "features have neither words nor encoders: it needs the clips themselves"
+            )
+
+    @property
+    def regime(self) -> str:
+        return next(iter(self.study.systems))
+
+    @property
+    def systems(self) -> Sequence[str]:
+        return self.study.systems[self.regime]
+
+    @property
+    def workspace(self) -> Workspace:
+        there = {"data.regime": self.regime} if self.study.workspace.generated else {}
+        return self.study.workspace.changed(there)
+
+    def run(self) -> bool:
+        """Train what is missing of the study, then predict what is missing. False when other parts
+        of it are still to be made elsewhere.
+
+        Raises RunError as Study.run does, and naming the condition that failed.
+        """
+        if not self.study.run():
+            return False
+        asked = [
+            Asked(self, condition, missing)
+            for condition in self.conditions
+            if (missing := tuple(self._missing(condition)))
+        ]
+        number, count = self.study.part
+        side_by_side(predict, asked[number - 1 :: count], "predicting", "condition")
+        return not any(self._missing(condition) for condition in self.conditions)
+
+    def _missing(self, condition: Condition) -> list[str]:
+        return [name for name in self.systems if self._about(condition, name) is None]
+
+    def path(self, condition: Condition, system: str) -> Path:
+        folder = self.workspace.settings_folder / "robustness" / self.regime
+        return folder / condition.name / f"{system}.safetensors"
+
+    def made_of(self, system: str) -> str:
+        """What a prediction depends on beside the condition: checkpoints and test clips."""
+        return self._made_of[system]
+
+    @cached_property
+    def _made_of(self) -> dict[str, str]:
+        test = json.dumps(runs.fingerprint(worker_datasets(self.workspace)["test"]), sort_keys=True)
+        found = {}
+        for system in self.systems:
+            digest = hashlib.sha256(f"{SEED} {test}".encode())
+            for folder in self.folders(system):
+                digest.update((folder / "best" / "model.safetensors").read_bytes())
+            found[system] = digest.hexdigest()[:16]
+        return found
+
+    def folders(self, system: str) -> list[Path]:
+        """Of the runs of a system, one a seed."""
+        jobs = self.study.jobs()
+        return [jobs[self.regime, system, seed].folder for seed in self.study.seeds]
+
+    # --- reading
+
+    def _about(self, condition: Condition, system: str) -> dict | None:
+        """What a file of predictions says of itself; None for one that is missing or stale."""
+        try:
+            with safe_open(self.path(condition, system), framework="numpy") as file:
+                about = json.loads(file.metadata()["taemi"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+        return about if about.get("of") == self.made_of(system) else None
+
+    def about(self, condition: Condition) -> dict:
+        """{"clips": fingerprint of the numbers that all systems were shown, "there": {modality:
+        how many of the clips have it}}. Raises RunError where systems were shown different ones."""
+        found = [self._about(condition, system) for system in self.systems]
+        shown = [_shown(one) for one in found if one is not None]
+        if len(shown) < len(found):
+            raise FileNotFoundError(f"predictions are missing under {condition.name}: run it first")
+        if any(one != shown[0] for one in shown):
+            raise RunError(
+                f"systems were shown different clips under {condition.name}: delete "
+                f"{self.path(condition, self.systems[0]).parent} and run it again"
+            )
+        return shown[0]
+
+    def rho(self, condition: Condition, system: str) -> comparing.Rho:
+        """Mean rho of a system's seeds under a condition, with its resamples."""
+        key = condition.name, system
+        if key not in self._rho:
+            with safe_open(self.path(condition, system), framework="numpy") as file:
+                predictions = file.get_tensor("predictions")
+            missing = self.workspace.profile.task.missing_labels == "mask"
+            self._rho[key] = comparing.resampled_rho(
+                list(predictions), self._targets, missing=missing
+            )
+        return self._rho[key]
+
+    @cached_property
+    def _rho(self) -> dict[tuple[str, str], comparing.Rho]:
+        return {}
+
+    @cached_property
+    def _targets(self) -> np.ndarray:
+        return worker_datasets(self.workspace)["test"].targets
+
+    def attention(self, condition: Condition, system: str) -> dict[str, float]:
+        """{modality: attention on the event that counts / on the decoy}, the median over seeds, of
+        a system that looks at sound or face, where there is planted truth."""
+        about = self._about(condition, system)
+        looked = [] if about is None else about["attention"]
+        found = {}
+        for name in dict.fromkeys(name for one in looked for name in one):
+            # None: nothing at all on any decoy
+            ratios = [np.inf if one[name] is None else one[name] for one in looked]
+            found[name] = float(np.median(ratios))
+        return found
+
+    def drop(self, condition: Condition, system: str) -> comparing.Rho:
+        """Under a condition minus on complete clips, by the same models."""
+        return comparing.combined(
+            [(1, self.rho(condition, system)), (-1, self.rho(COMPLETE, system))]
+        )
+
+    @property
+    def draws(self) -> pd.DataFrame:
+        """The numbers that decide which modalities a test clip loses."""
+        return draw(worker_datasets(self.workspace)["test"].clip_ids)
+
+
+def _shown(about: dict) -> dict:
+    return {name: about[name] for name in ("clips", "there")}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One condition and the systems that have not been asked under it, for a worker process."""
+
+    measured: Robustness
+    condition: Condition
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.condition.name
+
+    @property
+    def workspace(self) -> Workspace:
+        return self.measured.workspace
+
+    @property
+    def systems(self) -> tuple[type[System], ...]:
+        return tuple(models.find(name) for name in self.names)
+
+
+def predict(asked: Asked) -> None:
+    """What all seeds of these systems say under a condition, into their files."""
+    clips = clips_under(asked.workspace, asked.condition)
+    there = {
+        name: sum(name not in clips[index][0].absent for index in range(len(clips)))
+        for name in MODALITIES
+    }
+    shown = {"clips": clips.store.fingerprint(clips.clip_ids), "there": there}
+    for system in asked.names:
+        found = [
+            evaluate(runs.load_run(folder), clips, "cpu", resamples=0, attention=True).predictions
+            for folder in asked.measured.folders(system)
+        ]
+        looked = [ratios_of_attention(one, asked.workspace) for one in found]
+        about = shown | {"of": asked.measured.made_of(system), "attention": looked}
+        stacked = np.stack([one.prediction for one in found])
+        path = asked.measured.path(asked.condition, system)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = save({"predictions": stacked}, {"taemi": json.dumps(about, sort_keys=True)})
+        files.write_bytes(path, data)
+
+
+def clips_under(workspace: Workspace, condition: Condition) -> ClipDataset:
+    """The test clips under a condition, in memory."""
+    test = worker_datasets(workspace)["test"]
+    reads = condition.protocol == STEPS and "text" in condition.lost
+    with devices.threads(1):
+        encode = _text_encoder(workspace.profile.encoders).encode if reads else None
+        return lossy(test, condition, draw(test.clip_ids), encode)
+
+
+@lru_cache(maxsize=1)
+def _text_encoder(settings: profiles.Encoders) -> TextEncoder:
+    return TextEncoder(settings.text, "cpu", settings.text_pooling, settings.max_tokens)
