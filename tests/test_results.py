@@ -30,7 +30,10 @@ RESULTS = ROOT / "results"
 SEEDS = list(range(5))
 AFTER = searching.further(searching.TRIALS)  # settings given in the other regimes
 # in the other regimes, whatever else the tables hold there
-SEARCHED_ELSEWHERE = {REFERENCE, "constant_query", "text_gated", "text_only", "concat"}
+SEARCHED_ELSEWHERE = {
+    *(REFERENCE, "self_attention_only", "concat"),
+    *("constant_query", "text_gated", "text_only"),
+}
 TABLED = {REFERENCE, *(system for table in TABLES.values() for system in table)}
 
 
