@@ -15,7 +15,8 @@ from taemi_lib.profiles import PROFILES, ROOT, load
 from taemi_lib.workspace import Workspace
 
 COMMANDS = (
-    "run extract import train evaluate predict search compare grid robustness profiles fetch notebooks render"
+    "run extract import train evaluate predict search compare grid robustness "
+    "profiles fetch notebooks render"
 ).split()
 
 

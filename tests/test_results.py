@@ -20,6 +20,7 @@ from taemi_lib.experiments import (
     SIZE_SYSTEMS,
     SIZES,
     TABLES,
+    robustness,
     space,
 )
 from taemi_lib.experiments import search as searching
@@ -303,3 +304,52 @@ def test_the_verdict_stands_with_whole_voices_drawn():
     stored = experiments.read_predictions(RESULTS)
     primary = stored.compare(*PRIMARY, by_group=True)
     assert primary.verdict == read("comparisons").set_index("table").loc["primary", "verdict"]
+
+
+# --------------------------------------------------------------------------------------------------
+# results/robustness
+
+
+def robust(name):
+    table = RESULTS / "robustness" / f"{name}.csv"
+    return pd.read_csv(table, keep_default_na=False, dtype={"clip_id": str})
+
+
+def test_the_table_of_losses_holds_every_condition_and_system_of_the_plan():
+    points, shown = robust("points"), robust("conditions")
+    keys = ["protocol", "lost", "rate"]
+    planned = pd.DataFrame([condition.key for condition in robustness.CONDITIONS])
+    pd.testing.assert_frame_equal(shown[keys], planned, check_dtype=False)
+    assert shown["clips"].nunique() == len(shown)  # no condition is another one's twin
+    assert set(points["system"]) == set(experiments.ROBUST)
+    assert len(points) == len(shown) * len(experiments.ROBUST)
+    assert len(robust("areas")) == len(robustness.CURVES) * len(experiments.ROBUST)
+
+
+def test_scores_on_complete_clips_are_those_of_the_grid():
+    """The same checkpoints, asked again."""
+    runs = read("runs")
+    runs = runs[(runs["regime"] == REGIMES[0]) & (runs["split"] == "test")]
+    scored = runs.groupby("system")["mean_rho"].mean()
+    points = robust("points")
+    complete = points[points["rate"] == 0].set_index("system")["rho"]
+    assert (complete - scored[complete.index]).abs().max() < 1.5e-4
+
+
+def test_the_draws_of_the_losses_can_be_made_again():
+    draws = robust("draws").set_index("clip_id")
+    pd.testing.assert_frame_equal(robustness.draw(draws.index), draws)
+    clips = pd.read_csv(RESULTS / "test_clips.csv", dtype={"clip": str})["clip"]
+    assert set(draws.index) == set(clips)
+
+
+def test_systems_that_ignore_a_modality_do_not_notice_its_loss():
+    points = robust("points").set_index("system")
+    for system, ignored in (
+        ("text_only", {"audio", "vision"}),
+        ("audio_only", {"vision", "text"}),
+        ("vision_only", {"audio", "text"}),
+    ):
+        own = points.loc[system]
+        flat = own[[set(lost.split("+")) <= ignored for lost in own["lost"]]]
+        assert len(flat) == 2 * 18 + 2 + 1 and flat["drop"].astype(float).abs().max() < 1e-3

@@ -134,9 +134,9 @@ def robustness_summary(areas: pd.DataFrame) -> str:
             f"and difference to {REFERENCE}, Holm intervals"
         ]
         for row in rows.itertuples():
-            own = f"  {row.system:28} {row.area:.3f}  ({row.drop:+.3f} from complete clips)"
+            own = f"  {row.system:28} {row.area:.3f}  ({row.drop:+z.3f} from complete clips)"
             if row.system != REFERENCE:
-                own += f"  {row.delta:+.3f} {_interval(row)} {row.verdict}"
+                own += f"  {row.delta:+z.3f} {_interval(row)} {row.verdict}"
             lines.append(own)
         lines.append("")
     return "\n".join(lines).rstrip()
