@@ -278,6 +278,14 @@ def test_voices_are_repeated_or_cut(seconds):
     )
 
 
+def test_a_voice_begins_anywhere():
+    voice, given = speech(2, 5), speech()
+    begun = {
+        sound.babble(given, 0, rng_of(str(k), "babble"), [voice])[:320].tobytes() for k in range(5)
+    }
+    assert len(begun) == 5
+
+
 def test_silent_voices_are_not_counted_and_without_any_there_is_no_babble():
     silent = [np.zeros(100, np.float32)] * 20 + [np.zeros(0, np.float32)]
     alone = sound.babble(speech(), 5, rng_of("a", "babble"), [*silent, speech(1, 5)])

@@ -74,8 +74,8 @@ def frozen(frames: Frames, strength: float, rng: np.random.Generator) -> Frames:
     allow. In a piece every frame shows the last picture before it; the first frame shows its own.
     Frames that show another picture do so at a larger share, too."""
     share = checked("frozen", strength)
-    start, end = frames.times[0], _end(frames.times)
-    still = in_lost_pieces(frames.times - start, end - start, share, *_STILL, rng)
+    times = frames.times - frames.times[0]
+    still = in_lost_pieces(times, float(times[-1]), share, *_STILL, rng)
     own = np.arange(len(frames.times))
     return replace(frames, images=frames.images[np.maximum.accumulate(np.where(still, 0, own))])
 
@@ -113,8 +113,3 @@ def _each(frames: Frames, change: Callable[[np.ndarray], Any]) -> Frames:
     for index, image in enumerate(frames.images):
         images[index] = change(image)
     return replace(frames, images=images)
-
-
-def _end(times: np.ndarray) -> float:
-    """When the last picture ends, in s: it stands as long as the one before."""
-    return float(2 * times[-1] - times[-2]) if len(times) > 1 else float(times[-1]) + 1.0
