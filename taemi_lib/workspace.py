@@ -526,7 +526,7 @@ def side_by_side(
     others = [job for job in jobs if job not in own]
     with tqdm(total=len(jobs), desc=doing, unit=unit, disable=not workspace.progress) as bar:
         if others:
-            _in_processes(work, others, workspace, chosen.type, bar)
+            _in_processes(work, others, workspace, chosen.type, bar, doing)
         for job in own:
             work(job)
             bar.update()
@@ -538,7 +538,12 @@ def _only_here(system: type[System]) -> bool:
 
 
 def _in_processes(
-    work: Callable[[Asked], None], jobs: list[Asked], workspace: Workspace, device: str, bar: tqdm
+    work: Callable[[Asked], None],
+    jobs: list[Asked],
+    workspace: Workspace,
+    device: str,
+    bar: tqdm,
+    doing: str,
 ) -> None:
     count = 1 if device == "cuda" else min(workspace.processes or os.cpu_count() or 1, len(jobs))
     homes = tuple(sorted({system.__module__ for job in jobs for system in job.systems}))
@@ -552,7 +557,7 @@ def _in_processes(
                 done.result()
             except Exception as error:
                 executor.shutdown(cancel_futures=True)
-                raise RunError(f"{bar.desc} {started[done]} failed: {error}") from error
+                raise RunError(f"{doing} {started[done]} failed: {error}") from error
             bar.update()
             bar.set_postfix_str(str(started[done]))
 

@@ -56,7 +56,7 @@ def test_the_readme_and_notebook_00_say_the_same_minutes():
     name = r"(0\d|A\d) [A-Z][^|]*?"  # "00 Start here"; in a link or not
     rows = re.compile(rf"^\| \[?{name}(?:\]\([^)]+\))? \|.*?\| ((?:under )?[\d½]+)[^|]*\|$", re.M)
     readme, notebook = (dict(rows.findall(text)) for text in maps)
-    assert readme == notebook and len(readme) == 11
+    assert readme == notebook and len(readme) == 12
     assert all("about 9 minutes on two CPU cores" in " ".join(text.split()) for text in maps)
 
 
