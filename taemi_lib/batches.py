@@ -329,8 +329,8 @@ class ClipDataset(torch.utils.data.Dataset):
     ) -> ClipDataset:
         """Clips that are in memory already.
 
-        labels (N, K) in the units of `task`, NaN where one is missing. Raises ValueError when they
-        do not fit the clips or the task.
+        labels (N, K) in the units of `task`, NaN where one is missing; dims as of the class. Raises
+        ValueError when they do not fit the clips or the task.
         """
         task = task or Task()
         labels = np.asarray(labels, dtype=np.float64)

@@ -146,6 +146,10 @@ class Workspace:
         """The same with other settings: changed({"training.batch_size": 8})."""
         return dataclasses.replace(self, profile=self.profile.changed(settings))
 
+    def labelled(self, label_set: str) -> Workspace:
+        """The same with another of its label sets; clips that are not generated have one only."""
+        return self.changed({"data.regime": label_set}) if self.generated else self
+
     def check(self) -> None:
         """Raises ChoiceError, before anything is made, when the settings name no place to read
         clips from."""
@@ -514,6 +518,7 @@ def side_by_side(
     """work(job) for each job, all of one workspace's place and device: one process and one torch
     thread each, so that results do not depend on how many cores there are.
 
+    doing and unit name it on the progress bar and in errors.
     A system defined in a notebook or function is dealt with in this process: no other can see it.
     Raises RunError naming the job that failed; what was finished is kept.
     """

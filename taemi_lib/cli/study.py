@@ -48,15 +48,18 @@ regime_option = click.option(
 )
 
 
-@click.command()
-@click.argument("systems", nargs=-1, required=True, metavar="SYSTEM...")
-@regime_option
-@trials_option
-@click.option(
+searched_option = click.option(
     "--searched",
     metavar="TABLE",
     help="Search nothing: take the settings from a table that `taemi search` wrote.",
 )
+
+
+@click.command()
+@click.argument("systems", nargs=-1, required=True, metavar="SYSTEM...")
+@regime_option
+@trials_option
+@searched_option
 @study_options
 def compare(
     systems: tuple[str, ...],
@@ -191,11 +194,7 @@ def grid(part: str, trials: int, seeds: int, results: str | None, **places) -> N
 @click.command()
 @click.argument("systems", nargs=-1, metavar="[SYSTEM]...")
 @trials_option
-@click.option(
-    "--searched",
-    metavar="TABLE",
-    help="Search nothing: take the settings from a table that `taemi search` wrote.",
-)
+@searched_option
 @click.option("--part", default="1/1", metavar="2/4", help="Only this share, for several machines.")
 @study_options
 def robustness(
@@ -225,21 +224,22 @@ def robustness(
     wanted = tuple(dict.fromkeys([experiments.REFERENCE, *(systems or experiments.ROBUST)]))
     study = experiments.Study(here, {first: wanted}, tuple(range(seeds)), share)
     measured = robust.Robustness(study)
+    folder = results or here.settings_folder / "robustness" / first
     table = None if searched is None else _searched(searched, study.systems)
     with options.failures_in_one_line():
+        robust.check_tables(measured, folder)  # before hours of training, not after
         if table is None:
             table = experiments.search_all(here, study.systems, trials, share)
         else:
             experiments.refuse_unequal(experiments.given_in(table))
-        if table is None:
+        if table is not None:
+            study = replace(study, settings=experiments.chosen(table))
+            measured = replace(measured, study=study)
+        if table is None or not measured.run():
             print(DONE_SO_FAR)
             return
-        measured = replace(measured, study=replace(study, settings=experiments.chosen(table)))
-        if not measured.run():
-            print(DONE_SO_FAR)
-            return
-        written = robust.write(measured, results or here.settings_folder / "robustness" / first)
-        print(experiments.robustness_summary(robust.areas(measured)))
+        written = robust.write(measured, folder)
+        print(experiments.robustness_summary(experiments.read_rows(written / "areas.csv")))
         print(f"\ntables: {shown(written)}")
 
 

@@ -104,14 +104,10 @@ class Search:
     def jobs(self) -> dict[tuple[str, str], Job]:
         """{(regime, system): the job whose settings the trials change}"""
         return {
-            (regime, name): Job(self._workspace(regime), models.find(name), SEARCH_SEEDS[0])
+            (regime, name): Job(self.workspace.labelled(regime), models.find(name), SEARCH_SEEDS[0])
             for regime, names in self.systems.items()
             for name in names
         }
-
-    def _workspace(self, regime: str) -> Workspace:
-        generated = self.workspace.generated
-        return self.workspace.changed({"data.regime": regime} if generated else {})
 
     def run(self) -> bool:
         """Make what is missing. False when other parts of it are still to be made elsewhere.

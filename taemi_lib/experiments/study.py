@@ -95,9 +95,9 @@ class Study:
         return [(regime, name) for regime, names in self.systems.items() for name in names]
 
     def _job(self, regime: str, system: str, seed: int) -> Job:
-        there = {"data.regime": regime} if self.workspace.generated else {}
         settings = self.settings.get((regime, system), {})
-        return Job(self.workspace.changed(there | settings), models.find(system), seed)
+        here = self.workspace.labelled(regime).changed(settings)
+        return Job(here, models.find(system), seed)
 
     @property
     def _targets(self) -> tuple[str, ...]:

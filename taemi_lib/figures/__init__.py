@@ -4,12 +4,12 @@ The figures belong to no global state: the last expression of a cell, or display
 exactly once; plt.show() knows nothing of them. All are readable in grey: hatch, marker or line
 style stand beside every colour. Each has an alternative text, `figure.alt`.
 
-    style     what all share: Figure, saving, colours and markers
-    clips     single clips, their labels
-    networks  diagrams, training, attention over time
-    results   scores and comparisons
-    robustness   what is left when modalities are missing
-    widgets   the interactive pieces (imported by itself: it brings ipywidgets along)
+    style       what all share: Figure, saving, colours and markers
+    clips       single clips, their labels
+    networks    diagrams, training, attention over time
+    results     scores and comparisons
+    robustness  what is left when modalities are missing
+    widgets     the interactive pieces (imported by itself: it brings ipywidgets along)
 """
 
 from __future__ import annotations

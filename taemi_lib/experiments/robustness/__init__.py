@@ -12,7 +12,7 @@ from taemi_lib.experiments.robustness.conditions import (
     draw,
     lossy,
 )
-from taemi_lib.experiments.robustness.curves import areas, points, shown, write
+from taemi_lib.experiments.robustness.curves import areas, check_tables, points, shown, write
 from taemi_lib.experiments.robustness.measure import Robustness, clips_under
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Condition",
     "Robustness",
     "areas",
+    "check_tables",
     "clips_under",
     "draw",
     "lossy",

@@ -13,7 +13,7 @@ from taemi_lib.evaluation import comparing
 from taemi_lib.experiments.plan import REFERENCE
 from taemi_lib.experiments.robustness.conditions import COMPLETE, CURVES, RATES, SUBSETS, Condition
 from taemi_lib.experiments.robustness.measure import Robustness
-from taemi_lib.experiments.tables import readable_p, write_table
+from taemi_lib.experiments.tables import read_rows, readable_p, write_table
 from taemi_lib.profiles import resolve
 from taemi_lib.support import files
 
@@ -103,20 +103,26 @@ def shown(measured: Robustness) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def check_tables(measured: Robustness, folder: str | Path) -> None:
+    """Raises RunError when `write` would lose systems of this folder; nothing needs to be
+    measured."""
+    path = resolve(folder) / "points.csv"
+    there = set(read_rows(path)["system"]) if path.exists() else set()
+    if lost := sorted(there - set(measured.systems)):
+        raise RunError(
+            f"{folder} holds also {', '.join(lost)}: name them too, or give another folder"
+        )
+
+
 def write(measured: Robustness, folder: str | Path) -> Path:
     """points.csv, areas.csv, conditions.csv and draws.csv, sorted and rounded: the same runs give
     the same files. Raises RunError, and writes nothing, over tables of other clips or of systems
     that this does not have."""
+    check_tables(measured, folder)
     folder = resolve(folder)
     draws = _exact(measured.draws)
     if (folder / DRAWS).exists() and (folder / DRAWS).read_bytes() != draws:
         raise RunError(f"{folder} holds the results of other clips: give another folder for these")
-    if (folder / "points.csv").exists():
-        there = set(pd.read_csv(folder / "points.csv")["system"])
-        if lost := sorted(there - set(measured.systems)):
-            raise RunError(
-                f"{folder} holds also {', '.join(lost)}: name them too, or give another folder"
-            )
     tables = {
         "points": points(measured),
         "areas": areas(measured),

@@ -74,8 +74,7 @@ class Robustness:
 
     @property
     def workspace(self) -> Workspace:
-        there = {"data.regime": self.regime} if self.study.workspace.generated else {}
-        return self.study.workspace.changed(there)
+        return self.study.workspace.labelled(self.regime)
 
     def run(self) -> bool:
         """Train what is missing of the study, then predict what is missing. False when other parts
