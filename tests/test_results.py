@@ -318,12 +318,12 @@ def robust(name):
 def test_the_table_of_losses_holds_every_condition_and_system_of_the_plan():
     points, shown = robust("points"), robust("conditions")
     keys = ["protocol", "lost", "rate"]
-    planned = pd.DataFrame([condition.key for condition in robustness.CONDITIONS])
+    planned = pd.DataFrame([condition.key for condition in robustness.LOSSES.conditions])
     pd.testing.assert_frame_equal(shown[keys], planned, check_dtype=False)
     assert shown["clips"].nunique() == len(shown)  # no condition is another one's twin
     assert set(points["system"]) == set(experiments.ROBUST)
     assert len(points) == len(shown) * len(experiments.ROBUST)
-    assert len(robust("areas")) == len(robustness.CURVES) * len(experiments.ROBUST)
+    assert len(robust("areas")) == len(robustness.LOSSES.curves) * len(experiments.ROBUST)
 
 
 def test_scores_on_complete_clips_are_those_of_the_grid():

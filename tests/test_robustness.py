@@ -9,17 +9,27 @@ import pytest
 import toy
 
 from taemi_lib import cli, models, profiles
+from taemi_lib.data import noise as noises
 from taemi_lib.data.media import Unreadable
-from taemi_lib.errors import ChoiceError, RunError
+from taemi_lib.errors import ChoiceError, ExtractionError, RunError
 from taemi_lib.evaluation import comparing
-from taemi_lib.experiments import Study, robustness
-from taemi_lib.experiments.robustness import COMPLETE, CONDITIONS, Condition, curves
+from taemi_lib.experiments import Study, robustness, summary
+from taemi_lib.experiments.robustness import (
+    COMPLETE,
+    LOSSES,
+    NOISE,
+    Condition,
+    Noisy,
+    curves,
+    noisy,
+)
 from taemi_lib.experiments.robustness import measure as measuring
 from taemi_lib.features.sequences import Sequence
 from taemi_lib.profiles import MODALITIES
 from taemi_lib.workspace import Workspace
 
 RATES = (0.2, 0.5, 0.9)
+CONDITIONS = LOSSES.conditions
 SENTENCE = "I saw it, and then we all went home together."
 
 
@@ -51,7 +61,7 @@ def test_every_condition_has_a_name_of_its_own_and_there_are_seven_subsets_and_e
     assert len(robustness.SUBSETS) == 6 and COMPLETE.name == "complete"
     left = {frozenset(MODALITIES) - set(condition.lost) for condition in robustness.SUBSETS}
     assert len(left) == 6 and frozenset() not in left
-    assert len(robustness.CURVES) == 8 and robustness.RATES == tuple(n / 10 for n in range(1, 10))
+    assert len(LOSSES.curves) == 8 and robustness.RATES == tuple(n / 10 for n in range(1, 10))
     assert len(CONDITIONS) == 1 + 6 + 8 * 9
 
 
@@ -210,7 +220,7 @@ def test_a_system_that_ignores_a_modality_has_a_flat_curve_for_it(folder):
 def test_areas_are_the_mean_height_of_the_curves(folder):
     found = measured(folder)
     points, areas = robustness.points(found), robustness.areas(found)
-    assert len(areas) == len(robustness.CURVES) * len(SYSTEMS)
+    assert len(areas) == len(LOSSES.curves) * len(SYSTEMS)
     for row in areas.itertuples():
         same = (points["system"] == row.system) & (points["rate"] < 1)
         curve = points[same & (points["lost"] == row.lost) & (points["protocol"] == row.protocol)]
@@ -310,3 +320,150 @@ def test_the_systems_of_the_course_exist():
     assert set(experiments.ROBUST) <= set(models.names())
     assert experiments.ROBUST[0] == experiments.REFERENCE
     assert set(experiments.MASKED) <= set(experiments.ROBUST)
+
+
+# --------------------------------------------------------------------------------------------------
+# noise
+
+FEW = replace(
+    NOISE,
+    curves=(
+        (Noisy("white", 1), Noisy("white", 5)),
+        (Noisy("babble", 1), Noisy("babble", 5)),
+        (Noisy("occlusion", 1), Noisy("occlusion", 5)),
+        (Noisy("substituted", 1), Noisy("substituted", 5)),
+    ),
+    at=(0, 1, 5),
+)
+
+
+def under(found, noise, level):
+    clips = robustness.clips_under(found.workspace, Noisy(noise, level))
+    return [clips[index][0] for index in range(len(clips))]
+
+
+def test_every_noise_but_lost_words_has_five_levels():
+    names = {condition.name for condition in NOISE.conditions}
+    assert len(names) == len(NOISE.conditions) == 1 + 11 * 5
+    assert {c.noise for c in NOISE.conditions} == set(noises.NOISES) - {"deleted"} | {""}
+    assert NOISE.complete.name == COMPLETE.name and np.isnan(NOISE.complete.strength)
+    assert Noisy("white", 5).key == {"noise": "white", "level": 5, "strength": 5}
+
+
+@pytest.mark.slow
+def test_noise_reaches_what_it_is_in_and_nothing_else(folder):
+    found = measured(folder)
+    clean = under(found, "", 0)
+    for noise, reached in (
+        ("white", {"audio", "text"}),  # words are heard anew
+        ("occlusion", {"vision"}),
+        ("substituted", {"text"}),
+    ):
+        changed = set()
+        for one, whole in zip(under(found, noise, 5), clean, strict=True):
+            assert one.clip_id == whole.clip_id
+            for name, field in (("audio", "audio"), ("vision", "vision"), ("text", "tokens")):
+                now, before = getattr(one, field), getattr(whole, field)
+                if now is None or before is None:
+                    different = (now is None) != (before is None)
+                else:
+                    different = not np.array_equal(now.values, before.values)
+                if different:
+                    changed.add(name)
+        assert changed == reached
+
+
+@pytest.mark.slow
+def test_a_noise_of_no_strength_gives_the_stored_features(folder, monkeypatch):
+    """What is encoded anew is encoded as it was: only the noise makes the difference."""
+    found = measured(folder)
+    table = found.workspace.clips()
+    store = found.workspace.features()[0]
+    for noise, nothing in (("white", np.inf), ("occlusion", 0.0), ("low_light", 0.0)):
+        quiet = replace(noises.NOISES[noise], strengths=(nothing,))
+        monkeypatch.setitem(noises.NOISES, noise, quiet)
+        for clip in [one for one in table if one.split == "test"][:3]:
+            clean = store.read(clip.clip_id)
+            again = noisy.spoiled(found.workspace, Noisy(noise, 1), clip, clean)
+            assert again.transcript == clean.transcript and again.absent == clean.absent
+            for field in ("audio", "vision", "tokens"):
+                now, before = getattr(again, field), getattr(clean, field)
+                assert (now is None) == (before is None)
+                if now is not None:
+                    np.testing.assert_array_equal(now.values.astype(np.float16), before.values)
+
+
+@pytest.mark.slow
+def test_more_noise_moves_the_features_further(folder):
+    found = measured(folder)
+    clean = under(found, "", 0)
+    for noise, field in (("white", "audio"), ("occlusion", "vision")):
+        far = []
+        for level in (1, 5):
+            pairs = zip(under(found, noise, level), clean, strict=True)
+            both = [(getattr(a, field), getattr(b, field)) for a, b in pairs]
+            far.append(np.mean([np.abs(a.values - b.values).mean() for a, b in both if a and b]))
+        assert 0 < far[0] < far[1] / 2
+
+
+@pytest.mark.slow
+def test_babble_is_other_peoples(folder):
+    place = measured(folder).workspace
+    groups = place.groups()
+    clips = [clip for clip in place.clips() if clip.split == "test"]
+    assert len(set(groups.values())) > 1
+    for clip in clips:
+        voices = noisy._needed(place, "voices", clip)["voices"]
+        own = [
+            v for name, v in noisy._voices(place).items() if groups[name] == groups[clip.clip_id]
+        ]
+        assert voices and not any(v is other for v in own for other in voices)
+    training = {clip.clip_id for clip in place.clips() if clip.split == "train"}
+    assert set(noisy._voices(place)) <= training
+
+
+@pytest.mark.slow
+def test_noise_is_measured_like_losses_and_is_encoded_once(folder, monkeypatch):
+    found = replace(measured(folder), plan=FEW)
+    assert found.run()
+    points, areas = robustness.points(found), robustness.areas(found)
+    assert len(points) == len(FEW.conditions) * len(SYSTEMS)
+    assert len(areas) == len(FEW.curves) * len(SYSTEMS)
+    blind = points[(points["system"] == "text_only") & (points["noise"] == "occlusion")]
+    assert (blind["drop"] == 0).all()
+    deaf = points[(points["system"] == "audio_only") & (points["noise"] == "substituted")]
+    assert (deaf["drop"] == 0).all()
+    shown = curves.shown(found).set_index(["noise", "level"])
+    assert shown["clips"].is_unique
+    assert shown.loc[("white", 5), "heard"] < shown.loc[("white", 1), "heard"]
+    assert (shown["heard"] <= shown.loc[("", 0), "heard"]).all()
+    written = robustness.write(found, folder / "noise")
+    names = {path.name for path in written.iterdir()}
+    assert names == {"noise_points.csv", "noise_areas.csv", "noise_conditions.csv", "draws.csv"}
+    assert "noise (babble)" in summary.robustness_summary(areas)
+
+    def refuse(*_):
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(noisy, "spoiled", refuse)
+    assert replace(measured(folder), plan=FEW).run()
+    before = under(found, "white", 5)
+    again = under(measured(folder), "white", 5)
+    assert all(one.transcript == two.transcript for one, two in zip(before, again, strict=True))
+
+
+@pytest.mark.slow
+def test_a_clip_that_fails_with_noise_only_is_named(folder, monkeypatch):
+    found = measured(folder)
+
+    def fail(*_, **__):
+        raise RuntimeError("too loud")
+
+    monkeypatch.setitem(
+        noises.NOISES, "clipping", replace(noises.NOISES["clipping"], function=fail)
+    )
+    clips = found.workspace.clips()
+    clean = found.workspace.features()[0]
+    loud = next(c for c in clips if "audio" not in clean.read(c.clip_id).absent)
+    with pytest.raises(ExtractionError, match=f"clip {loud.clip_id} .*noise-clipping-2.*too loud"):
+        noisy.spoiled(found.workspace, Noisy("clipping", 2), loud, clean.read(loud.clip_id))

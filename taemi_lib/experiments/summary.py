@@ -127,12 +127,14 @@ def _beside(row: dict, profile: Profile) -> str:
 def robustness_summary(areas: pd.DataFrame) -> str:
     """The areas of `taemi robustness` as text: a line for each curve and system."""
     lines = []
-    for (protocol, lost), rows in areas.groupby(["protocol", "lost"], sort=False):
-        what = "modalities" if protocol == "whole" else "time steps"
-        lines += [
-            f"{what} lost ({lost}): mean rho over the rates 0 to 0.9, "
-            f"and difference to {REFERENCE}, Holm intervals"
-        ]
+    columns = ["noise"] if "noise" in areas else ["protocol", "lost"]
+    for key, rows in areas.groupby(columns, sort=False):
+        if len(key) == 1:
+            title = f"noise ({key[0]}): mean rho over the strengths, from none to the fifth"
+        else:
+            what = "modalities" if key[0] == "whole" else "time steps"
+            title = f"{what} lost ({key[1]}): mean rho over the rates 0 to 0.9"
+        lines.append(f"{title}, and difference to {REFERENCE}, Holm intervals")
         for row in rows.itertuples():
             own = f"  {row.system:28} {row.area:.3f}  ({row.drop:+z.3f} from complete clips)"
             if row.system != REFERENCE:

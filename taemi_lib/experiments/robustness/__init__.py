@@ -1,14 +1,17 @@
-"""What becomes of systems when modalities are missing: conditions, what every system says under
-each (measure), and the tables of it (curves)."""
+"""What becomes of systems when modalities are missing or noisy: conditions, noisy clips, what every
+system says under each (measure), and the tables of it (curves)."""
 
 from taemi_lib.experiments.robustness.conditions import (
     COMPLETE,
-    CONDITIONS,
-    CURVES,
+    LEVELS,
+    LOSSES,
+    NOISE,
     PROTOCOLS,
     RATES,
     SUBSETS,
     Condition,
+    Noisy,
+    Plan,
     draw,
     lossy,
 )
@@ -17,12 +20,15 @@ from taemi_lib.experiments.robustness.measure import Robustness, clips_under
 
 __all__ = [
     "COMPLETE",
-    "CONDITIONS",
-    "CURVES",
+    "LEVELS",
+    "LOSSES",
+    "NOISE",
     "PROTOCOLS",
     "RATES",
     "SUBSETS",
     "Condition",
+    "Noisy",
+    "Plan",
     "Robustness",
     "areas",
     "check_tables",

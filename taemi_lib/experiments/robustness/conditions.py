@@ -1,4 +1,5 @@
-"""What clips may lose: whole modalities, or single steps in time, each at a rate.
+"""What test clips may be shown as: with whole modalities lost, or single steps in time, each at a
+rate; or with noise in them (Noisy). Which of these are measured together is a Plan.
 
     whole    a modality of a clip is there or not, as when a camera or a microphone is off. At the
              rate 1 of some modalities this gives the subsets: only words, only sound and face, ...
@@ -23,13 +24,15 @@ import pandas as pd
 
 from taemi_lib.batches import ClipDataset
 from taemi_lib.data.media import Unreadable
-from taemi_lib.data.noise import rng_of, words
+from taemi_lib.data.noise import NOISES, rng_of, words
 from taemi_lib.experiments.masks import hidden, in_place_of
 from taemi_lib.features.sequences import ClipFeatures, Sequence, as_stored
 from taemi_lib.profiles import MODALITIES
 
 RATES = tuple(round(0.1 * step, 1) for step in range(1, 10))
+LEVELS = (1, 2, 3, 4, 5)  # of noise
 PROTOCOLS = WHOLE, STEPS = "whole", "steps"
+CLEAN = "complete"
 SEED = 11
 Encode = Callable[[str], tuple[Sequence, np.ndarray]]  # a transcript -> its tokens and vector
 
@@ -47,13 +50,69 @@ class Condition:
     def name(self) -> str:
         """ "whole-audio+text-0.3", for files; "complete" for clips as they are."""
         if not self.rate:
-            return "complete"
+            return CLEAN
         return f"{self.protocol}-{'+'.join(self.lost)}-{self.rate:g}"
+
+    @property
+    def curve(self) -> dict[str, object]:
+        """How tables name all rates of it."""
+        return {"protocol": self.protocol, "lost": "+".join(self.lost)}
 
     @property
     def key(self) -> dict[str, object]:
         """How tables name it."""
-        return {"protocol": self.protocol, "lost": "+".join(self.lost), "rate": self.rate}
+        return self.curve | {"rate": self.rate}
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """noise: a name of data.noise.NOISES; level: from 1, its weakest strength, to 5; 0 is the
+    complete clip. The clip is encoded anew."""
+
+    noise: str = ""
+    level: int = 0
+
+    @property
+    def name(self) -> str:
+        """ "noise-white-3", for files; "complete" for clips as they are."""
+        return f"noise-{self.noise}-{self.level}" if self.level else CLEAN
+
+    @property
+    def strength(self) -> float:
+        """In the noise's own unit; NaN for complete clips."""
+        return NOISES[self.noise].strengths[self.level - 1] if self.level else float("nan")
+
+    @property
+    def curve(self) -> dict[str, object]:
+        """How tables name all levels of it."""
+        return {"noise": self.noise}
+
+    @property
+    def key(self) -> dict[str, object]:
+        """How tables name it."""
+        return self.curve | {"level": self.level, "strength": self.strength}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Conditions that are measured together, for tables of their own.
+
+    prefix     how the names of the tables begin
+    complete   clips as they are, named as these tables name it
+    alone      conditions of no curve
+    curves     each from little to much; at: where its conditions stand, complete clips at 0
+    """
+
+    prefix: str
+    complete: Condition | Noisy
+    alone: tuple[Condition | Noisy, ...]
+    curves: tuple[tuple[Condition | Noisy, ...], ...]
+    at: tuple[float, ...]
+
+    @property
+    def conditions(self) -> tuple[Condition | Noisy, ...]:
+        """All of them."""
+        return (self.complete, *self.alone, *(one for curve in self.curves for one in curve))
 
 
 COMPLETE = Condition()
@@ -65,13 +124,24 @@ SUBSETS = tuple(
         *(tuple(other for other in MODALITIES if other != name) for name in MODALITIES),
     )
 )
-CURVES = tuple((protocol, lost) for protocol in PROTOCOLS for lost in (
-    MODALITIES, *((name,) for name in MODALITIES)
-))  # fmt: skip
-CONDITIONS = (
+LOSSES = Plan(
+    "",
     COMPLETE,
-    *SUBSETS,
-    *(Condition(protocol, lost, rate) for protocol, lost in CURVES for rate in RATES),
+    SUBSETS,
+    tuple(
+        tuple(Condition(protocol, lost, rate) for rate in RATES)
+        for protocol in PROTOCOLS
+        for lost in (MODALITIES, *((name,) for name in MODALITIES))
+    ),
+    (0.0, *RATES),
+)
+# Words lost by noise are those of the protocol "steps", which has them at every rate.
+NOISE = Plan(
+    "noise_",
+    Noisy(),
+    (),
+    tuple(tuple(Noisy(name, level) for level in LEVELS) for name in NOISES if name != "deleted"),
+    (0.0, *LEVELS),
 )
 
 

@@ -26,12 +26,15 @@ from taemi_lib.errors import ChoiceError, RunError
 from taemi_lib.evaluation import comparing
 from taemi_lib.evaluation.scoring import evaluate
 from taemi_lib.experiments.products import ratios_of_attention
+from taemi_lib.experiments.robustness import noisy
 from taemi_lib.experiments.robustness.conditions import (
-    COMPLETE,
-    CONDITIONS,
+    CLEAN,
+    LOSSES,
     SEED,
     STEPS,
     Condition,
+    Noisy,
+    Plan,
     draw,
     lossy,
 )
@@ -53,14 +56,14 @@ class Robustness:
     """
 
     study: Study
-    conditions: Sequence[Condition] = CONDITIONS
+    plan: Plan = LOSSES
 
     def __post_init__(self) -> None:
         if len(self.study.systems) != 1:
             raise ChoiceError("robustness is measured in one label set at a time")
         if self.study.workspace.profile.data.source == "features":
             raise ChoiceError(
-                "robustness takes words and steps away before the text encoder, and imported "
+                "robustness takes words away and puts noise in before the encoders, and imported "
                 "features have neither words nor encoders: it needs the clips themselves"
             )
 
@@ -86,17 +89,17 @@ class Robustness:
             return False
         asked = [
             Asked(self, condition, missing)
-            for condition in self.conditions
+            for condition in self.plan.conditions
             if (missing := tuple(self._missing(condition)))
         ]
         number, count = self.study.part
         side_by_side(predict, asked[number - 1 :: count], "predicting", "condition")
-        return not any(self._missing(condition) for condition in self.conditions)
+        return not any(self._missing(condition) for condition in self.plan.conditions)
 
-    def _missing(self, condition: Condition) -> list[str]:
+    def _missing(self, condition: Condition | Noisy) -> list[str]:
         return [name for name in self.systems if self._about(condition, name) is None]
 
-    def path(self, condition: Condition, system: str) -> Path:
+    def path(self, condition: Condition | Noisy, system: str) -> Path:
         folder = self.workspace.settings_folder / "robustness" / self.regime
         return folder / condition.name / f"{system}.safetensors"
 
@@ -122,7 +125,7 @@ class Robustness:
 
     # --- reading
 
-    def _about(self, condition: Condition, system: str) -> dict | None:
+    def _about(self, condition: Condition | Noisy, system: str) -> dict | None:
         """What a file of predictions says of itself; None for one that is missing or stale."""
         try:
             with safe_open(self.path(condition, system), framework="numpy") as file:
@@ -131,9 +134,10 @@ class Robustness:
             return None
         return about if about.get("of") == self.made_of(system) else None
 
-    def about(self, condition: Condition) -> dict:
+    def about(self, condition: Condition | Noisy) -> dict:
         """{"clips": fingerprint of the numbers that all systems were shown, "there": {modality:
-        how many of the clips have it}}. Raises RunError where systems were shown different ones."""
+        how many of the clips have it, "heard": how many say the words of the complete clip}}.
+        Raises RunError where systems were shown different ones."""
         found = [self._about(condition, system) for system in self.systems]
         shown = [_shown(one) for one in found if one is not None]
         if len(shown) < len(found):
@@ -145,7 +149,7 @@ class Robustness:
             )
         return shown[0]
 
-    def rho(self, condition: Condition, system: str) -> comparing.Rho:
+    def rho(self, condition: Condition | Noisy, system: str) -> comparing.Rho:
         """Mean rho of a system's seeds under a condition, with its resamples."""
         key = condition.name, system
         if key not in self._rho:
@@ -165,7 +169,7 @@ class Robustness:
     def _targets(self) -> np.ndarray:
         return worker_datasets(self.workspace)["test"].targets
 
-    def attention(self, condition: Condition, system: str) -> dict[str, float]:
+    def attention(self, condition: Condition | Noisy, system: str) -> dict[str, float]:
         """{modality: attention on the event that counts / on the decoy}, the median over seeds, of
         a system that looks at sound or face, where there is planted truth."""
         about = self._about(condition, system)
@@ -177,10 +181,10 @@ class Robustness:
             found[name] = float(np.median(ratios))
         return found
 
-    def drop(self, condition: Condition, system: str) -> comparing.Rho:
+    def drop(self, condition: Condition | Noisy, system: str) -> comparing.Rho:
         """Under a condition minus on complete clips, by the same models."""
         return comparing.combined(
-            [(1, self.rho(condition, system)), (-1, self.rho(COMPLETE, system))]
+            [(1, self.rho(condition, system)), (-1, self.rho(self.plan.complete, system))]
         )
 
     @property
@@ -198,7 +202,7 @@ class Asked:
     """One condition and the systems that have not been asked under it, for a worker process."""
 
     measured: Robustness
-    condition: Condition
+    condition: Condition | Noisy
     names: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -216,10 +220,12 @@ class Asked:
 def predict(asked: Asked) -> None:
     """What all seeds of these systems say under a condition, into their files."""
     clips = clips_under(asked.workspace, asked.condition)
-    there = {
-        name: sum(name not in clips[index][0].absent for index in range(len(clips)))
-        for name in MODALITIES
-    }
+    complete = worker_datasets(asked.workspace)["test"]
+    pairs = [(clips[index][0], complete[index][0]) for index in range(len(clips))]
+    there = {name: sum(name not in clip.absent for clip, _ in pairs) for name in MODALITIES}
+    there["heard"] = sum(
+        "text" not in clip.absent and clip.transcript == whole.transcript for clip, whole in pairs
+    )
     shown = {"clips": clips.store.fingerprint(clips.clip_ids), "there": there}
     for system in asked.names:
         found = [
@@ -235,9 +241,11 @@ def predict(asked: Asked) -> None:
         files.write_bytes(path, data)
 
 
-def clips_under(workspace: Workspace, condition: Condition) -> ClipDataset:
+def clips_under(workspace: Workspace, condition: Condition | Noisy) -> ClipDataset:
     """The test clips under a condition, in memory."""
     test = worker_datasets(workspace)["test"]
+    if isinstance(condition, Noisy):
+        return test if condition.name == CLEAN else noisy.clips(workspace, condition, test)
     reads = condition.protocol == STEPS and "text" in condition.lost
     with devices.threads(1):
         encode = _text_encoder(workspace.profile.encoders).encode if reads else None
