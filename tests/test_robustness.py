@@ -13,12 +13,14 @@ from taemi_lib.data import noise as noises
 from taemi_lib.data.media import Unreadable
 from taemi_lib.errors import ChoiceError, ExtractionError, RunError
 from taemi_lib.evaluation import comparing
-from taemi_lib.experiments import Study, robustness, summary
+from taemi_lib.experiments import Study, robustness, robustness_summary
 from taemi_lib.experiments.robustness import (
     COMPLETE,
     LOSSES,
+    MIXED,
     NOISE,
     Condition,
+    Mixed,
     Noisy,
     curves,
     noisy,
@@ -440,7 +442,7 @@ def test_noise_is_measured_like_losses_and_is_encoded_once(folder, monkeypatch):
     written = robustness.write(found, folder / "noise")
     names = {path.name for path in written.iterdir()}
     assert names == {"noise_points.csv", "noise_areas.csv", "noise_conditions.csv", "draws.csv"}
-    assert "noise (babble)" in summary.robustness_summary(areas)
+    assert "noise (babble)" in robustness_summary(areas)
 
     def refuse(*_):
         raise AssertionError("encoded again")
@@ -450,6 +452,32 @@ def test_noise_is_measured_like_losses_and_is_encoded_once(folder, monkeypatch):
     before = under(found, "white", 5)
     again = under(measured(folder), "white", 5)
     assert all(one.transcript == two.transcript for one, two in zip(before, again, strict=True))
+
+
+def test_the_grid_of_switches_and_noise_has_no_twins():
+    names = {condition.name for condition in MIXED.conditions}
+    assert len(names) == len(MIXED.conditions) == 3 * 16 + 4 * 4
+    for condition in MIXED.conditions:
+        assert "vision" not in condition.lost or not condition.picture
+        assert not {"audio", "text"} <= set(condition.lost) or not condition.sound
+
+
+@pytest.mark.slow
+def test_switches_and_noise_are_taken_from_the_noisy_clips(folder):
+    found = measured(folder)
+    loud, dark = under(found, "babble", 3), under(found, "low_light", 5)
+    mixed = robustness.clips_under(found.workspace, Mixed(("audio",), 3, 5))
+    for index, (one, two) in enumerate(zip(loud, dark, strict=True)):
+        clip = mixed[index][0]
+        assert clip.clip_id == one.clip_id and clip.audio is None
+        assert clip.transcript == one.transcript
+        assert (clip.vision is None) == (two.vision is None)
+        if clip.vision is not None:
+            np.testing.assert_array_equal(clip.vision.values, two.vision.values)
+        if clip.tokens is not None:
+            np.testing.assert_array_equal(clip.tokens.values, one.tokens.values)
+    nothing = robustness.clips_under(found.workspace, Mixed())
+    assert nothing.store.fingerprint(nothing.clip_ids) == found.about(COMPLETE)["clips"]
 
 
 @pytest.mark.slow

@@ -195,14 +195,20 @@ def grid(part: str, trials: int, seeds: int, results: str | None, **places) -> N
 @click.argument("systems", nargs=-1, metavar="[SYSTEM]...")
 @trials_option
 @searched_option
-@click.option("--noise", is_flag=True, help="Noise in clips instead of losses.")
+@click.option(
+    "--plan",
+    type=click.Choice(["losses", "noise", "mixed"]),
+    default="losses",
+    show_default=True,
+    help="Modalities and time steps lost; noise before the encoders; or some of both.",
+)
 @click.option("--part", default="1/1", metavar="2/4", help="Only this share, for several machines.")
 @study_options
 def robustness(
     systems: tuple[str, ...],
     trials: int,
     searched: str | None,
-    noise: bool,
+    plan: str,
     part: str,
     seeds: int,
     results: str | None,
@@ -213,8 +219,9 @@ def robustness(
     taemi is always among them; without names, those of the course. Every system is trained once
     with its own best settings, as in `taemi compare`, and shown the same test clips under each
     condition: every subset of the modalities, whole modalities and single steps lost at rates
-    from 0 to 0.9. With --noise it is noise of five strengths in sound, picture or words, before the
-    encoders, which then encode the clips anew. What is there already is not done again.
+    from 0 to 0.9. With --plan noise it is noise of five strengths in sound, picture or words,
+    before the encoders, which then encode the clips anew; with --plan mixed, modalities are lost
+    and others noisy. What is there already is not done again.
     """
     _check_seeds(seeds)
     share = _share(part)
@@ -226,7 +233,7 @@ def robustness(
     first = here.label_sets[0]
     wanted = tuple(dict.fromkeys([experiments.REFERENCE, *(systems or experiments.ROBUST)]))
     study = experiments.Study(here, {first: wanted}, tuple(range(seeds)), share)
-    measured = robust.Robustness(study, robust.NOISE if noise else robust.LOSSES)
+    measured = robust.Robustness(study, robust.PLANS[plan])
     folder = results or here.settings_folder / "robustness" / first
     table = None if searched is None else _searched(searched, study.systems)
     with options.failures_in_one_line():
@@ -242,12 +249,10 @@ def robustness(
             print(DONE_SO_FAR)
             return
         written = robust.write(measured, folder)
-        print(
-            experiments.robustness_summary(
-                experiments.read_rows(written / f"{measured.plan.prefix}areas.csv")
-            )
-        )
-        print(f"\ntables: {shown(written)}")
+        if measured.plan.curves:
+            areas = experiments.read_rows(written / f"{measured.plan.prefix}areas.csv")
+            print(experiments.robustness_summary(areas), end="\n\n")
+        print(f"tables: {shown(written)}")
 
 
 def _searched(path: str, grid: Mapping[str, Sequence[str]]) -> pd.DataFrame:

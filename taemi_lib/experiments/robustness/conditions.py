@@ -1,5 +1,5 @@
 """What test clips may be shown as: with whole modalities lost, or single steps in time, each at a
-rate; or with noise in them (Noisy). Which of these are measured together is a Plan.
+rate; with noise in them (Noisy); or with both (Mixed). What is measured together is a Plan.
 
     whole    a modality of a clip is there or not, as when a camera or a microphone is off. At the
              rate 1 of some modalities this gives the subsets: only words, only sound and face, ...
@@ -31,6 +31,8 @@ from taemi_lib.profiles import MODALITIES
 
 RATES = tuple(round(0.1 * step, 1) for step in range(1, 10))
 LEVELS = (1, 2, 3, 4, 5)  # of noise
+SOME_LEVELS = (0, 1, 3, 5)
+MIXED_NOISES = "babble", "low_light"
 PROTOCOLS = WHOLE, STEPS = "whole", "steps"
 CLEAN = "complete"
 SEED = 11
@@ -94,6 +96,43 @@ class Noisy:
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """All clips lose these modalities; there is babble in the sound at level `sound` and a dark
+    room in the picture at level `picture`, from 0, none, to 5. Where the sound is lost, words are
+    as they were heard before, noise and all."""
+
+    lost: tuple[str, ...] = ()
+    sound: int = 0
+    picture: int = 0
+
+    @property
+    def noises(self) -> tuple[Noisy, Noisy]:
+        """What the sound and the picture are taken from."""
+        sounding, seen = MIXED_NOISES
+        return Noisy(sounding, self.sound), Noisy(seen, self.picture)
+
+    @property
+    def name(self) -> str:
+        """ "mixed-text-3-0", for files; "complete" for clips as they are."""
+        if self == Mixed():
+            return CLEAN
+        return f"mixed-{'+'.join(self.lost)}-{self.sound}-{self.picture}"
+
+    @property
+    def curve(self) -> dict[str, object]:
+        """How tables name what is lost."""
+        return {"lost": "+".join(self.lost)}
+
+    @property
+    def key(self) -> dict[str, object]:
+        """How tables name it."""
+        return self.curve | {"sound": self.sound, "picture": self.picture}
+
+
+AnyCondition = Condition | Noisy | Mixed
+
+
+@dataclass(frozen=True)
 class Plan:
     """Conditions that are measured together, for tables of their own.
 
@@ -104,13 +143,13 @@ class Plan:
     """
 
     prefix: str
-    complete: Condition | Noisy
-    alone: tuple[Condition | Noisy, ...]
-    curves: tuple[tuple[Condition | Noisy, ...], ...]
-    at: tuple[float, ...]
+    complete: AnyCondition
+    alone: tuple[AnyCondition, ...] = ()
+    curves: tuple[tuple[AnyCondition, ...], ...] = ()
+    at: tuple[float, ...] = ()
 
     @property
-    def conditions(self) -> tuple[Condition | Noisy, ...]:
+    def conditions(self) -> tuple[AnyCondition, ...]:
         """All of them."""
         return (self.complete, *self.alone, *(one for curve in self.curves for one in curve))
 
@@ -143,6 +182,20 @@ NOISE = Plan(
     tuple(tuple(Noisy(name, level) for level in LEVELS) for name in NOISES if name != "deleted"),
     (0.0, *LEVELS),
 )
+# What the panel of notebook 08 answers from. A level of noise in what is lost changes nothing: the
+# words come from the sound.
+MIXED = Plan(
+    "mixed_",
+    Mixed(),
+    tuple(
+        Mixed(lost, sound, picture)
+        for lost in ((), *(subset.lost for subset in SUBSETS))
+        for sound in (SOME_LEVELS if {"audio", "text"} - set(lost) else (0,))
+        for picture in (SOME_LEVELS if "vision" not in lost else (0,))
+        if lost or sound or picture
+    ),
+)
+PLANS = {"losses": LOSSES, "noise": NOISE, "mixed": MIXED}
 
 
 def draw(clip_ids: Iterable[str], seed: int = SEED) -> pd.DataFrame:

@@ -123,9 +123,10 @@ def write(measured: Robustness, folder: str | Path) -> Path:
         raise RunError(f"{folder} holds the results of other clips: give another folder for these")
     tables = {
         "points": points(measured),
-        "areas": areas(measured),
         "conditions": shown(measured),
     }
+    if measured.plan.curves:
+        tables["areas"] = areas(measured)
     folder.mkdir(parents=True, exist_ok=True)
     files.sweep(folder)
     for name, table in tables.items():

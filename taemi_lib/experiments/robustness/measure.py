@@ -32,7 +32,8 @@ from taemi_lib.experiments.robustness.conditions import (
     LOSSES,
     SEED,
     STEPS,
-    Condition,
+    AnyCondition,
+    Mixed,
     Noisy,
     Plan,
     draw,
@@ -96,10 +97,10 @@ class Robustness:
         side_by_side(predict, asked[number - 1 :: count], "predicting", "condition")
         return not any(self._missing(condition) for condition in self.plan.conditions)
 
-    def _missing(self, condition: Condition | Noisy) -> list[str]:
+    def _missing(self, condition: AnyCondition) -> list[str]:
         return [name for name in self.systems if self._about(condition, name) is None]
 
-    def path(self, condition: Condition | Noisy, system: str) -> Path:
+    def path(self, condition: AnyCondition, system: str) -> Path:
         folder = self.workspace.settings_folder / "robustness" / self.regime
         return folder / condition.name / f"{system}.safetensors"
 
@@ -125,7 +126,7 @@ class Robustness:
 
     # --- reading
 
-    def _about(self, condition: Condition | Noisy, system: str) -> dict | None:
+    def _about(self, condition: AnyCondition, system: str) -> dict | None:
         """What a file of predictions says of itself; None for one that is missing or stale."""
         try:
             with safe_open(self.path(condition, system), framework="numpy") as file:
@@ -134,7 +135,7 @@ class Robustness:
             return None
         return about if about.get("of") == self.made_of(system) else None
 
-    def about(self, condition: Condition | Noisy) -> dict:
+    def about(self, condition: AnyCondition) -> dict:
         """{"clips": fingerprint of the numbers that all systems were shown, "there": {modality:
         how many of the clips have it, "heard": how many say the words of the complete clip}}.
         Raises RunError where systems were shown different ones."""
@@ -149,7 +150,7 @@ class Robustness:
             )
         return shown[0]
 
-    def rho(self, condition: Condition | Noisy, system: str) -> comparing.Rho:
+    def rho(self, condition: AnyCondition, system: str) -> comparing.Rho:
         """Mean rho of a system's seeds under a condition, with its resamples."""
         key = condition.name, system
         if key not in self._rho:
@@ -169,7 +170,7 @@ class Robustness:
     def _targets(self) -> np.ndarray:
         return worker_datasets(self.workspace)["test"].targets
 
-    def attention(self, condition: Condition | Noisy, system: str) -> dict[str, float]:
+    def attention(self, condition: AnyCondition, system: str) -> dict[str, float]:
         """{modality: attention on the event that counts / on the decoy}, the median over seeds, of
         a system that looks at sound or face, where there is planted truth."""
         about = self._about(condition, system)
@@ -181,7 +182,7 @@ class Robustness:
             found[name] = float(np.median(ratios))
         return found
 
-    def drop(self, condition: Condition | Noisy, system: str) -> comparing.Rho:
+    def drop(self, condition: AnyCondition, system: str) -> comparing.Rho:
         """Under a condition minus on complete clips, by the same models."""
         return comparing.combined(
             [(1, self.rho(condition, system)), (-1, self.rho(self.plan.complete, system))]
@@ -202,7 +203,7 @@ class Asked:
     """One condition and the systems that have not been asked under it, for a worker process."""
 
     measured: Robustness
-    condition: Condition | Noisy
+    condition: AnyCondition
     names: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -241,11 +242,15 @@ def predict(asked: Asked) -> None:
         files.write_bytes(path, data)
 
 
-def clips_under(workspace: Workspace, condition: Condition | Noisy) -> ClipDataset:
+def clips_under(workspace: Workspace, condition: AnyCondition) -> ClipDataset:
     """The test clips under a condition, in memory."""
     test = worker_datasets(workspace)["test"]
+    if condition.name == CLEAN:
+        return test
     if isinstance(condition, Noisy):
-        return test if condition.name == CLEAN else noisy.clips(workspace, condition, test)
+        return noisy.clips(workspace, condition, test)
+    if isinstance(condition, Mixed):
+        return noisy.mixed(workspace, condition, test)
     reads = condition.protocol == STEPS and "text" in condition.lost
     with devices.threads(1):
         encode = _text_encoder(workspace.profile.encoders).encode if reads else None

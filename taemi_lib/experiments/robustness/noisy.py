@@ -24,7 +24,8 @@ from taemi_lib.data.manifest import Clip
 from taemi_lib.data.media import Unreadable, is_silent, read_audio
 from taemi_lib.data.noise import NOISES, rng_of, words
 from taemi_lib.errors import ExtractionError, TaemiError
-from taemi_lib.experiments.robustness.conditions import SEED, Noisy
+from taemi_lib.experiments.masks import hidden, in_place_of
+from taemi_lib.experiments.robustness.conditions import SEED, Mixed, Noisy
 from taemi_lib.features.changes import words_of_table
 from taemi_lib.features.clip import extract_clip
 from taemi_lib.features.encoders import Encoders
@@ -55,7 +56,19 @@ def clips(workspace: Workspace, condition: Noisy, test: ClipDataset) -> ClipData
     noisy = ClipDataset(store, manifest, "test", workspace.profile.training.audio_average)
     place = {clip_id: index for index, clip_id in enumerate(noisy.clip_ids)}
     found = [noisy[place[clip_id]][0] for clip_id in test.clip_ids]
-    return ClipDataset.from_clips(found, test.targets, test.task, dims=test.dims)
+    return in_place_of(test, found)
+
+
+def mixed(workspace: Workspace, condition: Mixed, test: ClipDataset) -> ClipDataset:
+    """As `clips`, with noise in the sound and in the picture, without what is lost."""
+    sounding, seen = (
+        clips(workspace, one, test) if one.level else test for one in condition.noises
+    )
+    found = [
+        hidden(_in_place(sounding[index][0], seen[index][0], ("vision",)), condition.lost)
+        for index in range(len(test))
+    ]
+    return in_place_of(test, found)
 
 
 def _filled(workspace: Workspace, condition: Noisy, clip_ids: Sequence[str]) -> Store:
