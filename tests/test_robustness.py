@@ -8,22 +8,26 @@ import pandas as pd
 import pytest
 import toy
 
-from taemi_lib import cli, models, profiles
+from taemi_lib import cli, models, profiles, runs
 from taemi_lib.data import noise as noises
 from taemi_lib.data.media import Unreadable
 from taemi_lib.errors import ChoiceError, ExtractionError, RunError
 from taemi_lib.evaluation import comparing
-from taemi_lib.experiments import Study, robustness, robustness_summary
+from taemi_lib.experiments import Study, effects_summary, robustness, robustness_summary
 from taemi_lib.experiments.robustness import (
+    ARMS,
     COMPLETE,
     LOSSES,
     MIXED,
     NOISE,
+    TRAINING,
     Condition,
     Mixed,
     Noisy,
     curves,
+    effects,
     noisy,
+    trained,
 )
 from taemi_lib.experiments.robustness import measure as measuring
 from taemi_lib.features.sequences import Sequence
@@ -335,7 +339,6 @@ FEW = replace(
         (Noisy("occlusion", 1), Noisy("occlusion", 5)),
         (Noisy("substituted", 1), Noisy("substituted", 5)),
     ),
-    at=(0, 1, 5),
 )
 
 
@@ -495,3 +498,101 @@ def test_a_clip_that_fails_with_noise_only_is_named(folder, monkeypatch):
     loud = next(c for c in clips if "audio" not in clean.read(c.clip_id).absent)
     with pytest.raises(ExtractionError, match=f"clip {loud.clip_id} .*noise-clipping-2.*too loud"):
         noisy.spoiled(found.workspace, Noisy("clipping", 2), loud, clean.read(loud.clip_id))
+
+
+# --------------------------------------------------------------------------------------------------
+# training for it
+
+
+def test_arms_cross_tokens_dropout_and_training_clips():
+    assert len({arm.name for arm in ARMS}) == len(ARMS) == 2 * 4 * 2
+    for of, under, with_it, without in effects.EFFECTS:
+        one, two = ([arm for arm in ARMS if chosen(arm)] for chosen in (with_it, without))
+        assert len(one) == len(two) > 0 and not set(one) & set(two), (of, under)
+    # what is compared differs in what it is named after, and in nothing else
+    shares = {of: (one, two) for of, under, one, two in effects.EFFECTS}
+    for of, field in (("missing tokens", "tokens"), ("spoiled clips", "spoiled")):
+        one, two = ([arm for arm in ARMS if chosen(arm)] for chosen in shares[of])
+        assert {replace(arm, **{field: False}) for arm in one} == set(two)
+
+
+@pytest.mark.slow
+def test_half_of_the_spoiled_clips_stay_as_they_are(folder):
+    place = measured(folder).workspace
+    before = place.datasets()["train"]
+    after = trained.spoiled(place)
+    assert after.clip_ids == before.clip_ids
+    np.testing.assert_array_equal(after.targets, before.targets)
+    same = lost = 0
+    for index in range(len(before)):
+        whole, clip = before[index][0], after[index][0]
+        same += clip.transcript == whole.transcript
+        for name in ("audio", "vision"):
+            one, two = getattr(clip, name), getattr(whole, name)
+            if two is not None and (one is None or len(one) < len(two)):
+                lost += 1
+            elif two is not None and clip.transcript == whole.transcript:
+                np.testing.assert_array_equal(one.values, two.values)
+    assert 0.2 < same / len(before) < 0.8 and lost > 3
+    again = trained.spoiled.__wrapped__(place)
+    assert again.store.fingerprint(again.clip_ids) == after.store.fingerprint(after.clip_ids)
+
+
+@pytest.fixture(scope="module")
+def arms(folder):
+    place = measured(folder).workspace.changed({"training.epochs": 1})
+    plan = replace(
+        TRAINING, curves=((Condition("whole", MODALITIES, 0.9),), (Noisy("low_light", 5),))
+    )
+    found = robustness.Robustness(robustness.Arms(place, "cue", (0, 1)), plan)
+    assert found.run()
+    return found
+
+
+@pytest.mark.slow
+def test_arms_are_trained_as_they_say(arms):
+    for (_, name, _), job in arms.study.jobs().items():
+        config = runs.read_kept(job.folder / "config.json")
+        arm = next(arm for arm in ARMS if arm.name == name)
+        assert config["system"] == arm.system
+        assert config["sizes"]["modality_dropout"] == arm.dropout
+    data = {
+        spoiled: {
+            runs.read_kept(job.folder / "config.json")["data"]["train"]["features"]
+            for (_, name, _), job in arms.study.jobs().items()
+            if name.endswith("spoiled") == spoiled
+        }
+        for spoiled in (False, True)
+    }
+    assert len(data[False]) == len(data[True]) == 1 and data[False] != data[True]
+    assert arms.run()  # what is there is found
+
+
+@pytest.mark.slow
+def test_effects_are_differences_of_mean_levels(arms, tmp_path):
+    table, levels = robustness.training_effects(arms), robustness.training_levels(arms)
+    titles = ["complete", "whole audio+vision+text", "noise low_light"]
+    assert list(table["curve"].unique()) == list(levels["curve"].unique()) == titles
+    assert len(levels) == 3 * len(ARMS) and len(table) == 3 * len(effects.EFFECTS)
+    for curve in titles:
+        here = levels[levels["curve"] == curve]
+        rows = table[table["curve"] == curve].set_index(["of", "under"])
+        clean = here[~here["spoiled"]].groupby("tokens")["area"].mean()
+        found = rows.loc[("missing tokens", effects.OFF), "delta"]
+        assert np.isclose(found, clean[True] - clean[False])
+        trained_on = here.groupby("spoiled")["area"].mean()
+        found = rows.loc[("spoiled clips", "any dropout"), "delta"]
+        assert np.isclose(found, trained_on[True] - trained_on[False])
+    assert ((table["low"] <= table["delta"]) & (table["delta"] <= table["high"])).all()
+    written = robustness.write_effects(arms, tmp_path)
+    assert {path.stem for path in written.iterdir()} == {
+        *("training_effects", "training_levels", "training_conditions", "draws")
+    }
+    text = effects_summary(pd.read_csv(written / "training_effects.csv"))
+    assert "missing tokens (clips as they are)" in text
+
+
+def test_the_experiment_with_training_takes_no_other_systems(tmp_path, capsys):
+    roots = ["--data-root", str(tmp_path / "data"), "--runs-root", str(tmp_path / "runs")]
+    assert cli.main(["robustness", "mult", "--plan", "training", *roots]) == 2
+    assert "name no systems" in capsys.readouterr().err

@@ -197,10 +197,11 @@ def grid(part: str, trials: int, seeds: int, results: str | None, **places) -> N
 @searched_option
 @click.option(
     "--plan",
-    type=click.Choice(["losses", "noise", "mixed"]),
+    type=click.Choice(["losses", "noise", "mixed", "training"]),
     default="losses",
     show_default=True,
-    help="Modalities and time steps lost; noise before the encoders; or some of both.",
+    help="Modalities and time steps lost; noise before the encoders; some of both; or what "
+    "training for losses and noise is worth to taemi.",
 )
 @click.option("--part", default="1/1", metavar="2/4", help="Only this share, for several machines.")
 @study_options
@@ -221,7 +222,9 @@ def robustness(
     condition: every subset of the modalities, whole modalities and single steps lost at rates
     from 0 to 0.9. With --plan noise it is noise of five strengths in sound, picture or words,
     before the encoders, which then encode the clips anew; with --plan mixed, modalities are lost
-    and others noisy. What is there already is not done again.
+    and others noisy. --plan training trains taemi anew: with and without missing tokens, at four
+    rates of modality dropout, on clips as they are and on spoiled ones. What is there already is
+    not done again.
     """
     _check_seeds(seeds)
     share = _share(part)
@@ -231,25 +234,43 @@ def robustness(
     from taemi_lib.workspace import shown
 
     first = here.label_sets[0]
-    wanted = tuple(dict.fromkeys([experiments.REFERENCE, *(systems or experiments.ROBUST)]))
+    if plan == "training":
+        if systems:
+            raise ChoiceError("--plan training is about taemi alone: name no systems with it")
+        wanted: tuple[str, ...] = (experiments.REFERENCE,)
+    else:
+        wanted = tuple(dict.fromkeys([experiments.REFERENCE, *(systems or experiments.ROBUST)]))
     study = experiments.Study(here, {first: wanted}, tuple(range(seeds)), share)
     measured = robust.Robustness(study, robust.PLANS[plan])
     folder = results or here.settings_folder / "robustness" / first
     table = None if searched is None else _searched(searched, study.systems)
     with options.failures_in_one_line():
-        robust.check_tables(measured, folder)  # before hours of training, not after
+        if plan != "training":
+            robust.check_tables(measured, folder)  # before hours of training, not after
         if table is None:
             table = experiments.search_all(here, study.systems, trials, share)
         else:
             experiments.refuse_unequal(experiments.given_in(table))
-        if table is not None:
-            study = replace(study, settings=experiments.chosen(table))
-            measured = replace(measured, study=study)
-        if table is None or not measured.run():
+        if table is None:
             print(DONE_SO_FAR)
             return
-        written = robust.write(measured, folder)
-        if measured.plan.curves:
+        settings = experiments.chosen(table)
+        if plan == "training":
+            own = settings[first, experiments.REFERENCE]
+            arms = robust.Arms(here, first, study.seeds, share, own)
+            measured = replace(measured, study=arms)
+        else:
+            measured = replace(measured, study=replace(study, settings=settings))
+        if not measured.run():
+            print(DONE_SO_FAR)
+            return
+        if plan == "training":
+            written = robust.write_effects(measured, folder)
+            found = experiments.read_rows(written / "training_effects.csv")
+            print(experiments.effects_summary(found), end="\n\n")
+        else:
+            written = robust.write(measured, folder)
+        if plan in ("losses", "noise"):
             areas = experiments.read_rows(written / f"{measured.plan.prefix}areas.csv")
             print(experiments.robustness_summary(areas), end="\n\n")
         print(f"tables: {shown(written)}")

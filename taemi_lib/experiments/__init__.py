@@ -28,7 +28,12 @@ from taemi_lib.experiments.search import (
     write_search,
 )
 from taemi_lib.experiments.study import Study
-from taemi_lib.experiments.summary import robustness_summary, search_summary, summary
+from taemi_lib.experiments.summary import (
+    effects_summary,
+    robustness_summary,
+    search_summary,
+    summary,
+)
 from taemi_lib.experiments.tables import MASKED_TEST, OFFICIAL, TEST, read_rows
 from taemi_lib.experiments.whole import make_whole, planted_null, training_sizes, whole_plan
 
@@ -51,6 +56,7 @@ __all__ = [
     "best_after",
     "best_of",
     "chosen",
+    "effects_summary",
     "given",
     "given_in",
     "make_whole",

@@ -124,6 +124,18 @@ def _beside(row: dict, profile: Profile) -> str:
     return ", ".join([*(f"{name}={value:g}" for name, value in told.items()), *own]) or "the same"
 
 
+def effects_summary(effects: pd.DataFrame) -> str:
+    """What `taemi robustness --plan training` found as text: a line for each curve and effect."""
+    lines = []
+    for curve, rows in effects.groupby("curve", sort=False):
+        lines.append(f"{curve}: difference in mean rho, Holm intervals")
+        for row in rows.itertuples():
+            what = f"{row.of} ({row.under})"
+            lines.append(f"  {what:44} {row.delta:+z.3f} {_interval(row)} {row.verdict}")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
 def robustness_summary(areas: pd.DataFrame) -> str:
     """The areas of `taemi robustness` as text: a line for each curve and system."""
     lines = []

@@ -11,6 +11,7 @@ from taemi_lib.experiments.robustness.conditions import (
     PROTOCOLS,
     RATES,
     SUBSETS,
+    TRAINING,
     Condition,
     Mixed,
     Noisy,
@@ -19,9 +20,16 @@ from taemi_lib.experiments.robustness.conditions import (
     lossy,
 )
 from taemi_lib.experiments.robustness.curves import areas, check_tables, points, shown, write
+from taemi_lib.experiments.robustness.effects import (
+    training_effects,
+    training_levels,
+    write_effects,
+)
 from taemi_lib.experiments.robustness.measure import Robustness, clips_under
+from taemi_lib.experiments.robustness.trained import ARMS, Arms
 
 __all__ = [
+    "ARMS",
     "COMPLETE",
     "LEVELS",
     "LOSSES",
@@ -31,6 +39,8 @@ __all__ = [
     "PROTOCOLS",
     "RATES",
     "SUBSETS",
+    "TRAINING",
+    "Arms",
     "Condition",
     "Mixed",
     "Noisy",
@@ -43,5 +53,8 @@ __all__ = [
     "lossy",
     "points",
     "shown",
+    "training_effects",
+    "training_levels",
     "write",
+    "write_effects",
 ]

@@ -56,6 +56,11 @@ class Condition:
         return f"{self.protocol}-{'+'.join(self.lost)}-{self.rate:g}"
 
     @property
+    def amount(self) -> float:
+        """Where it stands on its curve."""
+        return self.rate
+
+    @property
     def curve(self) -> dict[str, object]:
         """How tables name all rates of it."""
         return {"protocol": self.protocol, "lost": "+".join(self.lost)}
@@ -83,6 +88,11 @@ class Noisy:
     def strength(self) -> float:
         """In the noise's own unit; NaN for complete clips."""
         return NOISES[self.noise].strengths[self.level - 1] if self.level else float("nan")
+
+    @property
+    def amount(self) -> float:
+        """Where it stands on its curve."""
+        return self.level
 
     @property
     def curve(self) -> dict[str, object]:
@@ -139,14 +149,13 @@ class Plan:
     prefix     how the names of the tables begin
     complete   clips as they are, named as these tables name it
     alone      conditions of no curve
-    curves     each from little to much; at: where its conditions stand, complete clips at 0
+    curves     each from little to much
     """
 
     prefix: str
     complete: AnyCondition
     alone: tuple[AnyCondition, ...] = ()
-    curves: tuple[tuple[AnyCondition, ...], ...] = ()
-    at: tuple[float, ...] = ()
+    curves: tuple[tuple[Condition | Noisy, ...], ...] = ()
 
     @property
     def conditions(self) -> tuple[AnyCondition, ...]:
@@ -172,7 +181,6 @@ LOSSES = Plan(
         for protocol in PROTOCOLS
         for lost in (MODALITIES, *((name,) for name in MODALITIES))
     ),
-    (0.0, *RATES),
 )
 # Words lost by noise are those of the protocol "steps", which has them at every rate.
 NOISE = Plan(
@@ -180,7 +188,18 @@ NOISE = Plan(
     Noisy(),
     (),
     tuple(tuple(Noisy(name, level) for level in LEVELS) for name in NOISES if name != "deleted"),
-    (0.0, *LEVELS),
+)
+# What systems are asked that were trained for it, or not (trained.py).
+TRAINING = Plan(
+    "training_",
+    COMPLETE,
+    curves=(
+        *(
+            tuple(Condition(protocol, lost, rate) for rate in RATES)
+            for protocol, lost in ((WHOLE, MODALITIES), (WHOLE, ("text",)), (STEPS, MODALITIES))
+        ),
+        *(tuple(Noisy(name, level) for level in LEVELS) for name in MIXED_NOISES),
+    ),
 )
 # What the panel of notebook 08 answers from. A level of noise in what is lost changes nothing: the
 # words come from the sound.
@@ -195,7 +214,7 @@ MIXED = Plan(
         if lost or sound or picture
     ),
 )
-PLANS = {"losses": LOSSES, "noise": NOISE, "mixed": MIXED}
+PLANS = {"losses": LOSSES, "noise": NOISE, "mixed": MIXED, "training": TRAINING}
 
 
 def draw(clip_ids: Iterable[str], seed: int = SEED) -> pd.DataFrame:
@@ -226,7 +245,7 @@ def lossy(
         if condition.protocol == WHOLE:
             found.append(hidden(clip, gone(clip, condition, draws.loc[clip.clip_id])))
         else:
-            found.append(_without_steps(clip, condition, encode, seed))
+            found.append(without_steps(clip, condition, encode, seed))
     return in_place_of(dataset, found)
 
 
@@ -240,9 +259,10 @@ def gone(clip: ClipFeatures, condition: Condition, numbers: pd.Series) -> list[s
     return lost
 
 
-def _without_steps(
-    clip: ClipFeatures, condition: Condition, encode: Encode | None, seed: int
+def without_steps(
+    clip: ClipFeatures, condition: Condition, encode: Encode | None, seed: int = SEED
 ) -> ClipFeatures:
+    """The clip without some of its time steps and words; see `lossy`."""
     rest, empty = clip, list[str]()
     for name in condition.lost:
         if name in clip.absent:

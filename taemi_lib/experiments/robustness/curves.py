@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from taemi_lib.errors import RunError
@@ -58,19 +57,9 @@ def areas(measured: Robustness) -> pd.DataFrame:
     """A row for each curve and system: protocol, lost (noise), system; area (the curve's mean
     height, from complete clips to its last condition) and sd; drop: area minus complete clips;
     delta to the reference's area and so on as in `points`, each curve a family."""
-    plan, rows = measured.plan, []
-    weights = _weights(plan.at)
-    for conditions in plan.curves:
-        curve = [plan.complete, *conditions]
-        heights = {
-            system: comparing.combined(
-                [
-                    (weight, measured.rho(condition, system))
-                    for weight, condition in zip(weights, curve, strict=True)
-                ]
-            )
-            for system in measured.systems
-        }
+    rows = []
+    for curve in measured.plan.curves:
+        heights = {system: measured.height(curve, system) for system in measured.systems}
         against = _against_reference(
             {
                 system: (height, heights[REFERENCE])
@@ -79,9 +68,9 @@ def areas(measured: Robustness) -> pd.DataFrame:
             }
         )
         for system, height in heights.items():
-            complete = (-1.0, measured.rho(plan.complete, system))
+            complete = (-1.0, measured.rho(measured.plan.complete, system))
             rows.append(
-                conditions[0].curve
+                curve[0].curve
                 | {"system": system}
                 | _level(height, "area")
                 | _drop(comparing.combined([(1.0, height), complete]))
@@ -117,27 +106,25 @@ def write(measured: Robustness, folder: str | Path) -> Path:
     rounded: the same runs give the same files. Raises RunError, and writes nothing, over tables of
     other clips or of systems that this does not have."""
     check_tables(measured, folder)
+    tables = {"points": points(measured), "conditions": shown(measured)}
+    if measured.plan.curves:
+        tables["areas"] = areas(measured)
+    return keep(measured, tables, folder)
+
+
+def keep(measured: Robustness, tables: Mapping[str, pd.DataFrame], folder: str | Path) -> Path:
+    """Tables of a measurement into a folder, and the draws beside them. Raises RunError over the
+    draws of other clips."""
     folder = resolve(folder)
     draws = _exact(measured.draws)
     if (folder / DRAWS).exists() and (folder / DRAWS).read_bytes() != draws:
         raise RunError(f"{folder} holds the results of other clips: give another folder for these")
-    tables = {
-        "points": points(measured),
-        "conditions": shown(measured),
-    }
-    if measured.plan.curves:
-        tables["areas"] = areas(measured)
     folder.mkdir(parents=True, exist_ok=True)
     files.sweep(folder)
     for name, table in tables.items():
         write_table(folder / f"{measured.plan.prefix}{name}.csv", table)
     files.write_bytes(folder / DRAWS, draws)
     return folder
-
-
-def _weights(at: tuple[float, ...]) -> list[float]:
-    """Of the points of a curve, so that their weighted sum is its mean height, by trapezoids."""
-    return [float(np.trapezoid(one, at)) / (at[-1] - at[0]) for one in np.eye(len(at))]
 
 
 def _exact(draws: pd.DataFrame) -> bytes:

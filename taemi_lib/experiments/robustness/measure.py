@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from taemi_lib import models, profiles, runs
+from taemi_lib import runs
 from taemi_lib.batches import ClipDataset
 from taemi_lib.errors import ChoiceError, RunError
 from taemi_lib.evaluation import comparing
@@ -33,14 +33,15 @@ from taemi_lib.experiments.robustness.conditions import (
     SEED,
     STEPS,
     AnyCondition,
+    Condition,
     Mixed,
     Noisy,
     Plan,
     draw,
     lossy,
 )
+from taemi_lib.experiments.robustness.trained import Arms
 from taemi_lib.experiments.study import Study
-from taemi_lib.features.text import TextEncoder
 from taemi_lib.models.base import System
 from taemi_lib.profiles import MODALITIES
 from taemi_lib.support import device as devices
@@ -50,13 +51,14 @@ from taemi_lib.workspace import Workspace, side_by_side, worker_datasets
 
 @dataclass(frozen=True)
 class Robustness:
-    """study: systems with their settings, in one regime; its runs are the checkpoints.
+    """study: systems with their settings, in one regime; its runs are the checkpoints. Or arms of
+    the experiment with training.
 
     Raises ChoiceError for a study of several regimes, and for imported features, whose words and
     encoders are not known.
     """
 
-    study: Study
+    study: Study | Arms
     plan: Plan = LOSSES
 
     def __post_init__(self) -> None:
@@ -188,6 +190,14 @@ class Robustness:
             [(1, self.rho(condition, system)), (-1, self.rho(self.plan.complete, system))]
         )
 
+    def height(self, curve: Sequence[Condition | Noisy], system: str) -> comparing.Rho:
+        """The mean height of a curve from complete clips to its last condition, by trapezoids: 1
+        where nothing is lost whatever the rate, of a system that is always right."""
+        at = [0.0, *(condition.amount for condition in curve)]
+        weights = [float(np.trapezoid(one, at)) / at[-1] for one in np.eye(len(at))]
+        parts = zip(weights, (self.plan.complete, *curve), strict=True)
+        return comparing.combined([(w, self.rho(condition, system)) for w, condition in parts])
+
     @property
     def draws(self) -> pd.DataFrame:
         """The numbers that decide which modalities a test clip loses."""
@@ -215,7 +225,8 @@ class Asked:
 
     @property
     def systems(self) -> tuple[type[System], ...]:
-        return tuple(models.find(name) for name in self.names)
+        jobs = self.measured.study.jobs()
+        return tuple({job.system for (_, name, _), job in jobs.items() if name in self.names})
 
 
 def predict(asked: Asked) -> None:
@@ -253,10 +264,5 @@ def clips_under(workspace: Workspace, condition: AnyCondition) -> ClipDataset:
         return noisy.mixed(workspace, condition, test)
     reads = condition.protocol == STEPS and "text" in condition.lost
     with devices.threads(1):
-        encode = _text_encoder(workspace.profile.encoders).encode if reads else None
+        encode = noisy.text_encoder(workspace.profile.encoders).encode if reads else None
         return lossy(test, condition, draw(test.clip_ids), encode)
-
-
-@lru_cache(maxsize=1)
-def _text_encoder(settings: profiles.Encoders) -> TextEncoder:
-    return TextEncoder(settings.text, "cpu", settings.text_pooling, settings.max_tokens)

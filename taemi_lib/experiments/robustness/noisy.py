@@ -1,6 +1,7 @@
 """Test clips with noise in their sound, their picture or their words, encoded anew.
 
     <features>/noisy/white-3/     a store of all test clips, for each noise and level
+    <features>/noisy/training/    training clips with a noise each (trained.py)
 
 Noise comes before the encoders: words are heard in the noisy sound, and what is read is what was
 heard. A clip is encoded once for all systems, and again only when it, or what the noise is made of,
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from taemi_lib import features, profiles
-from taemi_lib.batches import ClipDataset
+from taemi_lib.batches import ClipDataset, average
 from taemi_lib.data.manifest import Clip
 from taemi_lib.data.media import Unreadable, is_silent, read_audio
 from taemi_lib.data.noise import NOISES, rng_of, words
@@ -32,6 +33,7 @@ from taemi_lib.features.encoders import Encoders
 from taemi_lib.features.extract import GIVEN_UP
 from taemi_lib.features.sequences import ClipFeatures
 from taemi_lib.features.store import Store
+from taemi_lib.features.text import TextEncoder
 from taemi_lib.support import device as devices
 from taemi_lib.support import files
 from taemi_lib.workspace import Workspace, worker_datasets
@@ -51,12 +53,25 @@ def clips(workspace: Workspace, condition: Noisy, test: ClipDataset) -> ClipData
 
     Raises ExtractionError naming a clip that cannot be encoded with noise, though it could without.
     """
-    store = _filled(workspace, condition, test.clip_ids)
-    manifest = workspace.clips()
-    noisy = ClipDataset(store, manifest, "test", workspace.profile.training.audio_average)
-    place = {clip_id: index for index, clip_id in enumerate(noisy.clip_ids)}
-    found = [noisy[place[clip_id]][0] for clip_id in test.clip_ids]
-    return in_place_of(test, found)
+    name = f"{condition.noise}-{condition.level}"
+    return each(workspace, name, dict.fromkeys(test.clip_ids, condition), test)
+
+
+def each(
+    workspace: Workspace, name: str, conditions: Mapping[str, Noisy], dataset: ClipDataset
+) -> ClipDataset:
+    """As `clips`, with a noise for each clip, or none; name: of the store."""
+    store = _filled(workspace, name, conditions)
+    steps = workspace.profile.training.audio_average
+    found = []
+    for index, clip_id in enumerate(dataset.clip_ids):
+        clip = dataset[index][0]
+        if clip_id in conditions:
+            clip = store.read(clip_id)
+            if clip.audio is not None:
+                clip = replace(clip, audio=average(clip.audio, steps))
+        found.append(clip)
+    return in_place_of(dataset, found)
 
 
 def mixed(workspace: Workspace, condition: Mixed, test: ClipDataset) -> ClipDataset:
@@ -71,17 +86,17 @@ def mixed(workspace: Workspace, condition: Mixed, test: ClipDataset) -> ClipData
     return in_place_of(test, found)
 
 
-def _filled(workspace: Workspace, condition: Noisy, clip_ids: Sequence[str]) -> Store:
-    folder = workspace.features_folder / "noisy" / f"{condition.noise}-{condition.level}"
+def _filled(workspace: Workspace, name: str, conditions: Mapping[str, Noisy]) -> Store:
+    folder = workspace.features_folder / "noisy" / name
     clean = Store(workspace.features_folder)
     folder.mkdir(parents=True, exist_ok=True)
     with files.locked(folder):  # a second command finds the work done
         store = Store(folder, clean.identity)
         store.clean()
-        made_of = _made_of(workspace, condition, clean)
+        made_of = {one: _made_of(workspace, one, clean) for one in set(conditions.values())}
         found = {clip.clip_id: clip for clip in workspace.clips()}
-        for clip_id in clip_ids:
-            source = clean.source(clip_id) | made_of
+        for clip_id, condition in conditions.items():
+            source = clean.source(clip_id) | made_of[condition]
             if clip_id not in store or store.source(clip_id) != source:
                 clip = found[clip_id]
                 store.write(spoiled(workspace, condition, clip, clean.read(clip_id)), source)
@@ -145,6 +160,12 @@ def _in_place(clean: ClipFeatures, made: ClipFeatures, only: Sequence[str]) -> C
         rest = {key: text for key, text in getattr(clean, name).items() if key not in only}
         fields[name] = rest | own
     return replace(clean, **fields)
+
+
+@lru_cache(maxsize=1)
+def text_encoder(settings: profiles.Encoders) -> TextEncoder:
+    """The text encoder alone, on the CPU."""
+    return TextEncoder(settings.text, "cpu", settings.text_pooling, settings.max_tokens)
 
 
 @lru_cache(maxsize=1)
