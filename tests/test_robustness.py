@@ -35,7 +35,9 @@ from taemi_lib.profiles import MODALITIES
 from taemi_lib.workspace import Workspace
 
 RATES = (0.2, 0.5, 0.9)
-CONDITIONS = LOSSES.conditions
+# as the plan of the course, with a third of its rates
+SOME = replace(LOSSES, curves=tuple(curve[::4] for curve in LOSSES.curves))
+CONDITIONS = SOME.conditions
 SENTENCE = "I saw it, and then we all went home together."
 
 
@@ -63,12 +65,13 @@ def lossy(clips, *condition):
 
 
 def test_every_condition_has_a_name_of_its_own_and_there_are_seven_subsets_and_eight_curves():
-    assert len({condition.name for condition in CONDITIONS}) == len(CONDITIONS)
+    planned = LOSSES.conditions
+    assert len({condition.name for condition in planned}) == len(planned)
     assert len(robustness.SUBSETS) == 6 and COMPLETE.name == "complete"
     left = {frozenset(MODALITIES) - set(condition.lost) for condition in robustness.SUBSETS}
     assert len(left) == 6 and frozenset() not in left
     assert len(LOSSES.curves) == 8 and robustness.RATES == tuple(n / 10 for n in range(1, 10))
-    assert len(CONDITIONS) == 1 + 6 + 8 * 9
+    assert len(planned) == 1 + 6 + 8 * 9
 
 
 def test_draws_depend_on_the_clip_alone_and_are_uniform():
@@ -182,7 +185,7 @@ def measured(folder, systems=SYSTEMS, **options):
     place = Workspace(
         TINY, folder / "data", folder / "runs", device="cpu", progress=False, **options
     )
-    return robustness.Robustness(Study(place, {"cue": systems}, seeds=(0, 1)))
+    return robustness.Robustness(Study(place, {"cue": systems}, seeds=(0, 1)), SOME)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +200,7 @@ def test_every_system_was_shown_the_same_numbers_and_other_conditions_others(fol
     found = measured(folder)
     shown = curves.shown(found)
     assert len(shown) == len(CONDITIONS)
-    assert shown["clips"].nunique() > 60  # of 12 clips, some lose nothing more at the next rate
+    assert shown["clips"].nunique() > 25  # of 12 clips, some lose nothing more at the next rate
     for condition in (CONDITIONS[0], CONDITIONS[-1]):
         clips = robustness.clips_under(found.workspace, condition)
         assert clips.store.fingerprint(clips.clip_ids) == found.about(condition)["clips"]
@@ -214,12 +217,12 @@ def test_a_system_that_ignores_a_modality_has_a_flat_curve_for_it(folder):
         ("audio_only", ("vision", "text", "vision+text")),
     ):
         flat = points.loc[system].loc[list(ignored)]
-        assert len(flat) == 2 * 18 + 2 + 1
+        assert len(flat) == 2 * 2 * 3 + 2 + 1
         np.testing.assert_allclose(flat["rho"], points.loc[(system, "", "whole"), "rho"])
         np.testing.assert_allclose(flat[["drop", "drop_low", "drop_high"]], 0, atol=1e-6)
     gone = points.loc[("text_only", "text", "whole")].set_index("rate").loc[1.0]
     assert gone["rho"] == 0  # nothing is left to say
-    assert points.loc[("text_only", "text", "whole"), "rho"].nunique() > 3
+    assert points.loc[("text_only", "text", "whole"), "rho"].nunique() > 2
 
 
 @pytest.mark.slow
@@ -232,7 +235,7 @@ def test_areas_are_the_mean_height_of_the_curves(folder):
         curve = points[same & (points["lost"] == row.lost) & (points["protocol"] == row.protocol)]
         complete = points[same & (points["rate"] == 0)]["rho"].iloc[0]
         rates, heights = [0, *curve["rate"]], [complete, *curve["rho"]]
-        assert len(rates) == 10
+        assert len(rates) == 4
         assert np.isclose(row.area, np.trapezoid(heights, rates) / 0.9)
         assert np.isclose(row.drop, row.area - complete)
     others = areas[areas["system"] != "taemi"]

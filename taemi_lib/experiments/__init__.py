@@ -1,6 +1,6 @@
 """Experiments: what is compared with what (plan), each system's own best settings (space, search),
 missing masks, a grid of runs (study), its tables and predictions (recheck), the course's own grid
-(whole), and what is left when modalities are missing (robustness/)."""
+(whole), and what is left when modalities are missing or noisy (robustness/)."""
 
 from taemi_lib.experiments.plan import (
     EVERYWHERE,
