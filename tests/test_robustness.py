@@ -13,7 +13,7 @@ from taemi_lib.data import noise as noises
 from taemi_lib.data.media import Unreadable
 from taemi_lib.errors import ChoiceError, ExtractionError, RunError
 from taemi_lib.evaluation import comparing
-from taemi_lib.experiments import Study, effects_summary, robustness, robustness_summary
+from taemi_lib.experiments import Study, robustness, robustness_summary
 from taemi_lib.experiments.robustness import (
     ARMS,
     COMPLETE,
@@ -448,7 +448,8 @@ def test_noise_is_measured_like_losses_and_is_encoded_once(folder, monkeypatch):
     written = robustness.write(found, folder / "noise")
     names = {path.name for path in written.iterdir()}
     assert names == {"noise_points.csv", "noise_areas.csv", "noise_conditions.csv", "draws.csv"}
-    assert "noise (babble)" in robustness_summary(areas)
+    assert "noise (babble)" in robustness_summary(written, "noise_")
+    assert robustness_summary(written, "mixed_") == ""
 
     def refuse(*_):
         raise AssertionError("encoded again")
@@ -587,12 +588,11 @@ def test_effects_are_differences_of_mean_levels(arms, tmp_path):
         found = rows.loc[("spoiled clips", "any dropout"), "delta"]
         assert np.isclose(found, trained_on[True] - trained_on[False])
     assert ((table["low"] <= table["delta"]) & (table["delta"] <= table["high"])).all()
-    written = robustness.write_effects(arms, tmp_path)
+    written = robustness.write(arms, tmp_path)
     assert {path.stem for path in written.iterdir()} == {
         *("training_effects", "training_levels", "training_conditions", "draws")
     }
-    text = effects_summary(pd.read_csv(written / "training_effects.csv"))
-    assert "missing tokens (clips as they are)" in text
+    assert "missing tokens (clips as they are)" in robustness_summary(written, "training_")
 
 
 def test_the_experiment_with_training_takes_no_other_systems(tmp_path, capsys):

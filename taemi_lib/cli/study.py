@@ -241,39 +241,27 @@ def robustness(
     else:
         wanted = tuple(dict.fromkeys([experiments.REFERENCE, *(systems or experiments.ROBUST)]))
     study = experiments.Study(here, {first: wanted}, tuple(range(seeds)), share)
-    measured = robust.Robustness(study, robust.PLANS[plan])
+    arms = robust.Arms(here, first, study.seeds, share)
+    measured = robust.Robustness(arms if plan == "training" else study, robust.PLANS[plan])
     folder = results or here.settings_folder / "robustness" / first
     table = None if searched is None else _searched(searched, study.systems)
     with options.failures_in_one_line():
-        if plan != "training":
-            robust.check_tables(measured, folder)  # before hours of training, not after
+        robust.check_tables(measured, folder)  # before hours of training, not after
         if table is None:
             table = experiments.search_all(here, study.systems, trials, share)
         else:
             experiments.refuse_unequal(experiments.given_in(table))
-        if table is None:
+        if table is not None:
+            settings = experiments.chosen(table)
+            study = replace(study, settings=settings)
+            arms = replace(arms, settings=settings[first, experiments.REFERENCE])
+            measured = replace(measured, study=arms if plan == "training" else study)
+        if table is None or not measured.run():
             print(DONE_SO_FAR)
             return
-        settings = experiments.chosen(table)
-        if plan == "training":
-            own = settings[first, experiments.REFERENCE]
-            arms = robust.Arms(here, first, study.seeds, share, own)
-            measured = replace(measured, study=arms)
-        else:
-            measured = replace(measured, study=replace(study, settings=settings))
-        if not measured.run():
-            print(DONE_SO_FAR)
-            return
-        if plan == "training":
-            written = robust.write_effects(measured, folder)
-            found = experiments.read_rows(written / "training_effects.csv")
-            print(experiments.effects_summary(found), end="\n\n")
-        else:
-            written = robust.write(measured, folder)
-        if plan in ("losses", "noise"):
-            areas = experiments.read_rows(written / f"{measured.plan.prefix}areas.csv")
-            print(experiments.robustness_summary(areas), end="\n\n")
-        print(f"tables: {shown(written)}")
+        written = robust.write(measured, folder)
+        print(experiments.robustness_summary(written, measured.plan.prefix))
+        print(f"\ntables: {shown(written)}")
 
 
 def _searched(path: str, grid: Mapping[str, Sequence[str]]) -> pd.DataFrame:

@@ -29,7 +29,6 @@ from taemi_lib.experiments.search import (
 )
 from taemi_lib.experiments.study import Study
 from taemi_lib.experiments.summary import (
-    effects_summary,
     robustness_summary,
     search_summary,
     summary,
@@ -56,7 +55,6 @@ __all__ = [
     "best_after",
     "best_of",
     "chosen",
-    "effects_summary",
     "given",
     "given_in",
     "make_whole",

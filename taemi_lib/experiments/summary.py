@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pandas as pd
 from taemi_lib.experiments.plan import REFERENCE
 from taemi_lib.experiments.space import OWN, SPACE
 from taemi_lib.experiments.study import Study
-from taemi_lib.experiments.tables import KEY, OFFICIAL, TEST
+from taemi_lib.experiments.tables import KEY, OFFICIAL, TEST, read_rows
 from taemi_lib.profiles import Profile
 from taemi_lib.support.differences import flat
 
@@ -124,8 +125,17 @@ def _beside(row: dict, profile: Profile) -> str:
     return ", ".join([*(f"{name}={value:g}" for name, value in told.items()), *own]) or "the same"
 
 
-def effects_summary(effects: pd.DataFrame) -> str:
-    """What `taemi robustness --plan training` found as text: a line for each curve and effect."""
+def robustness_summary(folder: Path, prefix: str) -> str:
+    """The tables of `taemi robustness` as text, those that begin with this prefix; "" for a plan
+    without curves."""
+    for name, told in (("effects", _effects), ("areas", _areas)):
+        if (path := folder / f"{prefix}{name}.csv").exists():
+            return told(read_rows(path))
+    return ""
+
+
+def _effects(effects: pd.DataFrame) -> str:
+    """A line for each curve and effect."""
     lines = []
     for curve, rows in effects.groupby("curve", sort=False):
         lines.append(f"{curve}: difference in mean rho, Holm intervals")
@@ -136,8 +146,8 @@ def effects_summary(effects: pd.DataFrame) -> str:
     return "\n".join(lines).rstrip()
 
 
-def robustness_summary(areas: pd.DataFrame) -> str:
-    """The areas of `taemi robustness` as text: a line for each curve and system."""
+def _areas(areas: pd.DataFrame) -> str:
+    """A line for each curve and system."""
     lines = []
     columns = ["noise"] if "noise" in areas else ["protocol", "lost"]
     for key, rows in areas.groupby(columns, sort=False):

@@ -1,11 +1,13 @@
-"""What becomes of systems when modalities are missing or noisy: conditions, noisy clips, what every
-system says under each (measure), and the tables of it (curves)."""
+"""What becomes of systems when modalities are missing or noisy: conditions, noisy clips, training
+for it (trained), what every system says under each condition (measure), the tables of it (curves,
+effects), and where these lie (written)."""
 
 from taemi_lib.experiments.robustness.conditions import (
     COMPLETE,
     LEVELS,
     LOSSES,
     MIXED,
+    MIXED_NOISES,
     NOISE,
     PLANS,
     PROTOCOLS,
@@ -19,14 +21,14 @@ from taemi_lib.experiments.robustness.conditions import (
     draw,
     lossy,
 )
-from taemi_lib.experiments.robustness.curves import areas, check_tables, points, shown, write
+from taemi_lib.experiments.robustness.curves import areas, points, shown
 from taemi_lib.experiments.robustness.effects import (
     training_effects,
     training_levels,
-    write_effects,
 )
 from taemi_lib.experiments.robustness.measure import Robustness, clips_under
 from taemi_lib.experiments.robustness.trained import ARMS, Arms
+from taemi_lib.experiments.robustness.written import check_tables, write
 
 __all__ = [
     "ARMS",
@@ -34,6 +36,7 @@ __all__ = [
     "LEVELS",
     "LOSSES",
     "MIXED",
+    "MIXED_NOISES",
     "NOISE",
     "PLANS",
     "PROTOCOLS",
@@ -56,5 +59,4 @@ __all__ = [
     "training_effects",
     "training_levels",
     "write",
-    "write_effects",
 ]

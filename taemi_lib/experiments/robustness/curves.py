@@ -4,19 +4,13 @@ losses and those of noise have the same columns behind the ones that name a cond
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import pandas as pd
 
-from taemi_lib.errors import RunError
 from taemi_lib.evaluation import comparing
 from taemi_lib.experiments.plan import REFERENCE
 from taemi_lib.experiments.robustness.measure import Robustness
-from taemi_lib.experiments.tables import read_rows, readable_p, write_table
-from taemi_lib.profiles import resolve
-from taemi_lib.support import files
-
-DRAWS = "draws.csv"
+from taemi_lib.experiments.tables import readable_p
 
 
 def points(measured: Robustness) -> pd.DataFrame:
@@ -88,48 +82,6 @@ def shown(measured: Robustness) -> pd.DataFrame:
         about = measured.about(condition)
         rows.append(condition.key | {"clips": about["clips"]} | about["there"])
     return pd.DataFrame(rows)
-
-
-def check_tables(measured: Robustness, folder: str | Path) -> None:
-    """Raises RunError when `write` would lose systems of this folder; nothing needs to be
-    measured."""
-    path = resolve(folder) / f"{measured.plan.prefix}points.csv"
-    there = set(read_rows(path)["system"]) if path.exists() else set()
-    if lost := sorted(there - set(measured.systems)):
-        raise RunError(
-            f"{folder} holds also {', '.join(lost)}: name them too, or give another folder"
-        )
-
-
-def write(measured: Robustness, folder: str | Path) -> Path:
-    """points.csv, areas.csv, conditions.csv (noise_points.csv, ...) and draws.csv, sorted and
-    rounded: the same runs give the same files. Raises RunError, and writes nothing, over tables of
-    other clips or of systems that this does not have."""
-    check_tables(measured, folder)
-    tables = {"points": points(measured), "conditions": shown(measured)}
-    if measured.plan.curves:
-        tables["areas"] = areas(measured)
-    return keep(measured, tables, folder)
-
-
-def keep(measured: Robustness, tables: Mapping[str, pd.DataFrame], folder: str | Path) -> Path:
-    """Tables of a measurement into a folder, and the draws beside them. Raises RunError over the
-    draws of other clips."""
-    folder = resolve(folder)
-    draws = _exact(measured.draws)
-    if (folder / DRAWS).exists() and (folder / DRAWS).read_bytes() != draws:
-        raise RunError(f"{folder} holds the results of other clips: give another folder for these")
-    folder.mkdir(parents=True, exist_ok=True)
-    files.sweep(folder)
-    for name, table in tables.items():
-        write_table(folder / f"{measured.plan.prefix}{name}.csv", table)
-    files.write_bytes(folder / DRAWS, draws)
-    return folder
-
-
-def _exact(draws: pd.DataFrame) -> bytes:
-    """The draws as they are used: six digits."""
-    return draws.reset_index().to_csv(index=False, lineterminator="\n").encode()
 
 
 def _level(rho: comparing.Rho, name: str) -> dict[str, float]:

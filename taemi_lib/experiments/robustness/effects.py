@@ -4,13 +4,11 @@ dropout and spoiled training clips are worth, each with an interval."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from taemi_lib.evaluation import comparing
 from taemi_lib.experiments.robustness.conditions import Condition, Noisy
-from taemi_lib.experiments.robustness.curves import keep, shown
 from taemi_lib.experiments.robustness.measure import Robustness
 from taemi_lib.experiments.robustness.trained import ARMS, DROPOUT, Arm
 from taemi_lib.experiments.tables import readable_p
@@ -117,13 +115,6 @@ def title(curve: Sequence[Condition | Noisy]) -> str:
         if isinstance(first, Noisy)
         else " ".join(str(value) for value in first.curve.values())
     )
-
-
-def write_effects(measured: Robustness, folder: str | Path) -> Path:
-    """training_effects.csv, training_levels.csv and training_conditions.csv; raises RunError as
-    `curves.write` does."""
-    tables = {"effects": training_effects(measured), "levels": training_levels(measured)}
-    return keep(measured, tables | {"conditions": shown(measured)}, folder)
 
 
 def _height(measured: Robustness, curve: Sequence[Condition | Noisy], arm: Arm) -> comparing.Rho:
