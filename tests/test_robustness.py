@@ -441,6 +441,11 @@ def test_noise_is_measured_like_losses_and_is_encoded_once(folder, monkeypatch):
     assert (blind["drop"] == 0).all()
     deaf = points[(points["system"] == "audio_only") & (points["noise"] == "substituted")]
     assert (deaf["drop"] == 0).all()
+    # at least as good as without what the noise reaches, or not: by the rows themselves
+    gone = found.rho(Condition("whole", ("audio", "text"), 1.0), "taemi").mean
+    loud = points[(points["system"] == "taemi") & (points["noise"] == "white")]
+    np.testing.assert_allclose(loud["over_missing"], loud["rho"] - gone)
+    assert points[points["level"] == 0]["over_missing"].isna().all()
     shown = curves.shown(found).set_index(["noise", "level"])
     assert shown["clips"].is_unique
     assert shown.loc[("white", 5), "heard"] < shown.loc[("white", 1), "heard"]

@@ -85,6 +85,12 @@ class Noisy:
         return f"noise-{self.noise}-{self.level}" if self.level else CLEAN
 
     @property
+    def missing(self) -> Condition:
+        """The clips without all that this noise reaches: words come from the sound."""
+        reached = {"audio": ("audio", "text"), "vision": ("vision",), "text": ("text",)}
+        return Condition(WHOLE, reached[NOISES[self.noise].modality], 1.0)
+
+    @property
     def strength(self) -> float:
         """In the noise's own unit; NaN for complete clips."""
         return NOISES[self.noise].strengths[self.level - 1] if self.level else float("nan")
@@ -150,12 +156,14 @@ class Plan:
     complete   clips as they are, named as these tables name it
     alone      conditions of no curve
     curves     each from little to much
+    beside     what conditions of the curves are held against, in no row of its own
     """
 
     prefix: str
     complete: AnyCondition
     alone: tuple[AnyCondition, ...] = ()
     curves: tuple[tuple[Condition | Noisy, ...], ...] = ()
+    beside: tuple[Condition, ...] = ()
 
     @property
     def conditions(self) -> tuple[AnyCondition, ...]:
@@ -188,6 +196,7 @@ NOISE = Plan(
     Noisy(),
     (),
     tuple(tuple(Noisy(name, level) for level in LEVELS) for name in NOISES if name != "deleted"),
+    tuple({Noisy(name, 1).missing: None for name in NOISES}),
 )
 # What systems are asked that were trained for it, or not (trained.py).
 TRAINING = Plan(

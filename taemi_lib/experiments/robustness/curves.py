@@ -9,13 +9,15 @@ import pandas as pd
 
 from taemi_lib.evaluation import comparing
 from taemi_lib.experiments.plan import REFERENCE
+from taemi_lib.experiments.robustness.conditions import AnyCondition, Noisy
 from taemi_lib.experiments.robustness.measure import Robustness
 from taemi_lib.experiments.tables import readable_p
 
 
 def points(measured: Robustness) -> pd.DataFrame:
     """A row for each condition and system: protocol, lost, rate (noise, level, strength), system;
-    rho (mean over seeds) and sd; drop from complete clips with its interval; delta (system minus
+    rho (mean over seeds) and sd; drop from complete clips with its interval; over_missing, under
+    noise only: minus what it is without all that the noise reaches; delta (system minus
     the reference under the same condition), p alone, p_holm, low, high, verdict in a family: all
     systems and conditions of one curve, or of the subsets; on_event_audio and on_event_vision:
     attention on the event that counts, over that on the decoy, where this is known."""
@@ -37,6 +39,7 @@ def points(measured: Robustness) -> pd.DataFrame:
             | {"system": system}
             | _level(measured.rho(condition, system), "rho")
             | _drop(measured.drop(condition, system))
+            | _over_missing(measured, condition, system)
             | against.get((condition, system), {})
             | {
                 f"on_event_{name}": ratio
@@ -92,6 +95,14 @@ def _level(rho: comparing.Rho, name: str) -> dict[str, float]:
 def _drop(drop: comparing.Rho) -> dict[str, float]:
     found = comparing.from_zero(drop)
     return {"drop": found.delta, "drop_low": found.low, "drop_high": found.high}
+
+
+def _over_missing(measured: Robustness, condition: AnyCondition, system: str) -> dict[str, float]:
+    if not (isinstance(condition, Noisy) and condition.level):
+        return {}
+    found = comparing.from_zero(measured.over_missing(condition, system))
+    name = "over_missing"
+    return {name: found.delta, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def _against_reference(

@@ -92,12 +92,16 @@ class Robustness:
             return False
         asked = [
             Asked(self, condition, missing)
-            for condition in self.plan.conditions
+            for condition in self._asked
             if (missing := tuple(self._missing(condition)))
         ]
         number, count = self.study.part
         side_by_side(predict, asked[number - 1 :: count], "predicting", "condition")
-        return not any(self._missing(condition) for condition in self.plan.conditions)
+        return not any(self._missing(condition) for condition in self._asked)
+
+    @property
+    def _asked(self) -> tuple[AnyCondition, ...]:
+        return (*self.plan.conditions, *self.plan.beside)
 
     def _missing(self, condition: AnyCondition) -> list[str]:
         return [name for name in self.systems if self._about(condition, name) is None]
@@ -189,6 +193,11 @@ class Robustness:
         return comparing.combined(
             [(1, self.rho(condition, system)), (-1, self.rho(self.plan.complete, system))]
         )
+
+    def over_missing(self, condition: Noisy, system: str) -> comparing.Rho:
+        """Under noise minus without all that the noise reaches, by the same models."""
+        without = self.rho(condition.missing, system)
+        return comparing.combined([(1, self.rho(condition, system)), (-1, without)])
 
     def height(self, curve: Sequence[Condition | Noisy], system: str) -> comparing.Rho:
         """The mean height of a curve from complete clips to its last condition, by trapezoids: 1
