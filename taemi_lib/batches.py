@@ -305,6 +305,7 @@ class ClipDataset(torch.utils.data.Dataset):
         if split is not None:
             manifest = manifest.select(split)
         self.store, self.audio_average, self.task = store, audio_average, manifest.task
+        self._still = audio_average  # to be averaged when a clip is read
         self.clip_ids = [str(clip_id) for clip_id in manifest.table.index]
         self.targets = manifest.table[list(self.task.targets)].to_numpy(dtype=np.float64, copy=True)
         # clip -> the clip whose text its batches hold beside its own
@@ -325,9 +326,10 @@ class ClipDataset(torch.utils.data.Dataset):
         task: Task | None = None,
         audio_average: int = 1,
         *,
+        averaged: int = 1,
         dims: Mapping[str, int] | None = None,
     ) -> ClipDataset:
-        """Clips that are in memory already.
+        """Clips that are in memory already, their sound averaged over `averaged` steps before.
 
         labels (N, K) in the units of `task`, NaN where one is missing; dims as of the class. Raises
         ValueError when they do not fit the clips or the task.
@@ -349,7 +351,9 @@ class ClipDataset(torch.utils.data.Dataset):
         table = pd.DataFrame(labels, columns=list(task.targets), index=names)
         rows: Any = _Rows(table, task)
         store: Any = _MemoryStore(clips)
-        return cls(store, rows, None, audio_average, dims=dims)
+        found = cls(store, rows, None, audio_average, dims=dims)
+        found.audio_average *= averaged
+        return found
 
     @classmethod
     def from_batch(cls, batch: Batch, task: Task | None = None) -> ClipDataset:
@@ -380,9 +384,7 @@ class ClipDataset(torch.utils.data.Dataset):
         if features is None:
             features = self.store.read(clip_id)
             if features.audio is not None:
-                features = dataclasses.replace(
-                    features, audio=average(features.audio, self.audio_average)
-                )
+                features = dataclasses.replace(features, audio=average(features.audio, self._still))
             size = sum(
                 s.values.size * s.values.itemsize
                 for s in _sequences(features).values()
@@ -445,7 +447,7 @@ class ClipDataset(torch.utils.data.Dataset):
         """(N,) audio and vision steps of each clip: what a clip costs."""
         none = (0, 0)
         steps = [
-            (-(-s.get("audio", none)[0] // self.audio_average), s.get("vision", none)[0])
+            (-(-s.get("audio", none)[0] // self._still), s.get("vision", none)[0])
             for s in self._shapes
         ]
         return np.array(steps, dtype=int).reshape(-1, 2).sum(axis=1)

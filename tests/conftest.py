@@ -71,6 +71,7 @@ LONGEST = [
     "test_workspace",
     "test_extract",
     "test_experiments",
+    "test_robustness",
     "test_sound_encoders",
     "test_micro",
     "test_encoders",

@@ -322,37 +322,46 @@ def test_the_explorer_draws_each_clip_once():
         widgets.attention_explorer([], draw)
 
 
-POINTS = pd.DataFrame(
-    [
-        *(("whole", "", 0.0, name, rho, None) for name, rho in (("taemi", 0.9), ("<b>", 0.5))),
-        ("whole", "text", 0.3, "taemi", 0.61, None),
-        ("whole", "text", 0.3, "<b>", 0.47, "worse"),
-        ("steps", "text", 0.3, "taemi", 0.8, None),
-        ("steps", "text", 0.3, "<b>", 0.49, NONE),
-        ("whole", "audio", 0.3, "taemi", 0.33, None),
-        ("whole", "audio", 0.3, "<b>", 0.44, "better"),
-        ("steps", "audio", 0.3, "taemi", 0.72, None),
-        ("steps", "audio", 0.3, "<b>", 0.48, "worse"),
-        ("whole", "audio", 1.0, "taemi", 0.1, None),
-    ],
-    columns=["protocol", "lost", "rate", "system", "rho", "verdict"],
-)
+def mixed_points():
+    """What the panel answers from: every score is a number of its own."""
+    rows = []
+    for lost in ("", "audio", "vision", "text", "audio+vision", "audio+text", "vision+text"):
+        for sound in (0,) if {"audio", "text"} <= set(lost.split("+")) else (0, 3):
+            for picture in (0,) if "vision" in lost else (0, 5):
+                for system, verdict in (("taemi", None), ("<b>", "worse")):
+                    rho = round(0.9 - 0.01 * len(rows), 2)
+                    rows.append((lost, sound, picture, system, rho, verdict))
+    return pd.DataFrame(rows, columns=["lost", "sound", "picture", "system", "rho", "verdict"])
 
 
-def test_every_answer_of_the_loss_panel_is_a_row_of_its_table():
-    protocol, lost, rate, answer = widgets.loss_panel(POINTS.assign(rate=POINTS["rate"])).children
-    assert [value for _, value in rate.options] == [0, 0.3] and rate.value == 0.3
-    assert "0.61" in answer.value and "0.47" in answer.value and "worse" in answer.value
+def test_every_answer_of_the_robustness_panel_is_a_row_of_its_table():
+    points = mixed_points()
+    assert points["rho"].is_unique
+    said = {0: "none", 3: "15 dB"}, {0: "none", 5: "6 stops"}
+    switches, sound, picture, answer = widgets.robustness_panel(points, *said).children
+    assert [text for text, _ in sound.options] == ["none", "15 dB"]
+
+    def expected(lost, *levels):
+        own = points[points["lost"] == lost]
+        own = own[(own["sound"] == levels[0]) & (own["picture"] == levels[1])]
+        assert len(own) == 2
+        return all(f"{rho:.2f}" in answer.value for rho in own["rho"])
+
+    assert expected("", 0, 0) and "worse" in answer.value
     assert "<b>" not in answer.value and "&lt;b&gt;" in answer.value
-    lost.value = "audio"
-    assert answer.value.index("0.44") < answer.value.index("0.33")  # the best one first
-    assert "better" in answer.value
-    protocol.value = "steps"
-    assert "0.72" in answer.value and "0.44" not in answer.value
-    rate.value = 0
-    assert "0.90" in answer.value and "0.50" in answer.value and "worse" not in answer.value
-    with pytest.raises(ValueError, match="no curves"):
-        widgets.loss_panel(POINTS[POINTS["rate"] == 0])
+    sound.value, picture.value = 3, 5
+    assert expected("", 3, 5)
+    hear, see, read = switches.children
+    see.value = False
+    assert expected("vision", 3, 0) and picture.disabled and not sound.disabled
+    hear.value = False
+    assert expected("audio+vision", 3, 0) and not sound.disabled  # words were heard in the noise
+    read.value = False
+    assert "Nothing is left" in answer.value
+    see.value = True
+    assert expected("audio+text", 0, 5) and sound.disabled and not picture.disabled
+    with pytest.raises(ValueError, match="empty"):
+        widgets.robustness_panel(points[:0], *said)
 
 
 def test_loss_curves_say_what_a_mark_means_only_where_there_is_one():

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from taemi_lib import experiments, models
+from taemi_lib.data.noise import NOISES
 from taemi_lib.data.synthmimic.world import REGIMES
 from taemi_lib.evaluation import comparing
 from taemi_lib.evaluation.comparing import Comparison
@@ -318,12 +319,12 @@ def robust(name):
 def test_the_table_of_losses_holds_every_condition_and_system_of_the_plan():
     points, shown = robust("points"), robust("conditions")
     keys = ["protocol", "lost", "rate"]
-    planned = pd.DataFrame([condition.key for condition in robustness.CONDITIONS])
+    planned = pd.DataFrame([condition.key for condition in robustness.LOSSES.conditions])
     pd.testing.assert_frame_equal(shown[keys], planned, check_dtype=False)
     assert shown["clips"].nunique() == len(shown)  # no condition is another one's twin
     assert set(points["system"]) == set(experiments.ROBUST)
     assert len(points) == len(shown) * len(experiments.ROBUST)
-    assert len(robust("areas")) == len(robustness.CURVES) * len(experiments.ROBUST)
+    assert len(robust("areas")) == len(robustness.LOSSES.curves) * len(experiments.ROBUST)
 
 
 def test_scores_on_complete_clips_are_those_of_the_grid():
@@ -353,3 +354,66 @@ def test_systems_that_ignore_a_modality_do_not_notice_its_loss():
         own = points.loc[system]
         flat = own[[set(lost.split("+")) <= ignored for lost in own["lost"]]]
         assert len(flat) == 2 * 18 + 2 + 1 and flat["drop"].astype(float).abs().max() < 1e-3
+
+
+def scores(table, **fields):
+    """{system: rho} of one condition."""
+    rows = robust(f"{table}points")
+    for name, value in fields.items():
+        rows = rows[rows[name] == value]
+    assert len(rows) == len(experiments.ROBUST)
+    return rows.set_index("system")["rho"]
+
+
+@pytest.mark.parametrize("plan", ["noise", "mixed"])
+def test_the_tables_of_noise_hold_every_condition_and_system_of_the_plan(plan):
+    plan = robustness.PLANS[plan]
+    points, conditions = robust(f"{plan.prefix}points"), robust(f"{plan.prefix}conditions")
+    planned = pd.DataFrame([condition.key for condition in plan.conditions])
+    keys = [key for key in planned if key != "strength"]
+    pd.testing.assert_frame_equal(conditions[keys], planned[keys], check_dtype=False)
+    assert conditions["clips"].nunique() == len(conditions)
+    assert len(points) == len(conditions) * len(experiments.ROBUST)
+    assert set(points["system"]) == set(experiments.ROBUST)
+    if plan.curves:
+        areas = robust(f"{plan.prefix}areas")
+        assert len(areas) == len(plan.curves) * len(experiments.ROBUST)
+
+
+def test_clips_without_noise_score_the_same_in_all_tables():
+    complete = scores("", rate=0.0)
+    pd.testing.assert_series_equal(scores("noise_", level=0), complete)
+    pd.testing.assert_series_equal(scores("mixed_", lost="", sound=0, picture=0), complete)
+    for lost in ("audio", "vision", "text", "audio+vision", "audio+text", "vision+text"):
+        apart = scores("mixed_", lost=lost, sound=0, picture=0)
+        pd.testing.assert_series_equal(apart, scores("", lost=lost, rate=1.0))
+    for level in (1, 3, 5):
+        together = scores("mixed_", lost="", sound=level, picture=0)
+        pd.testing.assert_series_equal(together, scores("noise_", noise="babble", level=level))
+
+
+def test_systems_that_ignore_a_modality_do_not_notice_noise_in_it():
+    points = robust("noise_points")
+    kinds = {name: noise.modality for name, noise in NOISES.items()} | {"": ""}
+    modality = points["noise"].map(kinds)
+    for system, reached in (
+        ("text_only", {"text", "audio"}),  # words are heard in the noisy sound
+        ("audio_only", {"audio"}),
+        ("vision_only", {"vision"}),
+    ):
+        own = points[points["system"] == system]
+        flat = own[~modality[own.index].isin({*reached, ""})]
+        assert len(flat) > 4 and flat["drop"].astype(float).abs().max() < 1e-3
+
+
+def test_the_arms_of_the_experiment_with_training_are_all_there():
+    effects, levels = robust("training_effects"), robust("training_levels")
+    curves = 1 + len(robustness.TRAINING.curves)
+    assert len(levels) == curves * len(robustness.ARMS)
+    assert effects.groupby("curve", sort=False).size().tolist() == [10] * curves
+    # taemi's own setting is one of the arms
+    own = read("search")
+    own = own[own["chosen"] & (own["system"] == "taemi") & (own["regime"] == REGIMES[0])]
+    arm = f"taemi-{own['model.modality_dropout'].iloc[0]:g}"
+    complete = levels[(levels["curve"] == "complete") & (levels["arm"] == arm)]["area"].iloc[0]
+    assert complete == scores("", rate=0.0)["taemi"]

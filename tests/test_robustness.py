@@ -8,18 +8,36 @@ import pandas as pd
 import pytest
 import toy
 
-from taemi_lib import cli, models, profiles
+from taemi_lib import cli, models, profiles, runs
+from taemi_lib.data import noise as noises
 from taemi_lib.data.media import Unreadable
-from taemi_lib.errors import ChoiceError, RunError
+from taemi_lib.errors import ChoiceError, ExtractionError, RunError
 from taemi_lib.evaluation import comparing
-from taemi_lib.experiments import Study, robustness
-from taemi_lib.experiments.robustness import COMPLETE, CONDITIONS, Condition, curves
+from taemi_lib.experiments import Study, robustness, robustness_summary
+from taemi_lib.experiments.robustness import (
+    ARMS,
+    COMPLETE,
+    LOSSES,
+    MIXED,
+    NOISE,
+    TRAINING,
+    Condition,
+    Mixed,
+    Noisy,
+    curves,
+    effects,
+    noisy,
+    trained,
+)
 from taemi_lib.experiments.robustness import measure as measuring
 from taemi_lib.features.sequences import Sequence
 from taemi_lib.profiles import MODALITIES
 from taemi_lib.workspace import Workspace
 
 RATES = (0.2, 0.5, 0.9)
+# as the plan of the course, with a third of its rates
+SOME = replace(LOSSES, curves=tuple(curve[::4] for curve in LOSSES.curves))
+CONDITIONS = SOME.conditions
 SENTENCE = "I saw it, and then we all went home together."
 
 
@@ -47,12 +65,13 @@ def lossy(clips, *condition):
 
 
 def test_every_condition_has_a_name_of_its_own_and_there_are_seven_subsets_and_eight_curves():
-    assert len({condition.name for condition in CONDITIONS}) == len(CONDITIONS)
+    planned = LOSSES.conditions
+    assert len({condition.name for condition in planned}) == len(planned)
     assert len(robustness.SUBSETS) == 6 and COMPLETE.name == "complete"
     left = {frozenset(MODALITIES) - set(condition.lost) for condition in robustness.SUBSETS}
     assert len(left) == 6 and frozenset() not in left
-    assert len(robustness.CURVES) == 8 and robustness.RATES == tuple(n / 10 for n in range(1, 10))
-    assert len(CONDITIONS) == 1 + 6 + 8 * 9
+    assert len(LOSSES.curves) == 8 and robustness.RATES == tuple(n / 10 for n in range(1, 10))
+    assert len(planned) == 1 + 6 + 8 * 9
 
 
 def test_draws_depend_on_the_clip_alone_and_are_uniform():
@@ -166,7 +185,7 @@ def measured(folder, systems=SYSTEMS, **options):
     place = Workspace(
         TINY, folder / "data", folder / "runs", device="cpu", progress=False, **options
     )
-    return robustness.Robustness(Study(place, {"cue": systems}, seeds=(0, 1)))
+    return robustness.Robustness(Study(place, {"cue": systems}, seeds=(0, 1)), SOME)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +200,7 @@ def test_every_system_was_shown_the_same_numbers_and_other_conditions_others(fol
     found = measured(folder)
     shown = curves.shown(found)
     assert len(shown) == len(CONDITIONS)
-    assert shown["clips"].nunique() > 60  # of 12 clips, some lose nothing more at the next rate
+    assert shown["clips"].nunique() > 25  # of 12 clips, some lose nothing more at the next rate
     for condition in (CONDITIONS[0], CONDITIONS[-1]):
         clips = robustness.clips_under(found.workspace, condition)
         assert clips.store.fingerprint(clips.clip_ids) == found.about(condition)["clips"]
@@ -198,25 +217,25 @@ def test_a_system_that_ignores_a_modality_has_a_flat_curve_for_it(folder):
         ("audio_only", ("vision", "text", "vision+text")),
     ):
         flat = points.loc[system].loc[list(ignored)]
-        assert len(flat) == 2 * 18 + 2 + 1
+        assert len(flat) == 2 * 2 * 3 + 2 + 1
         np.testing.assert_allclose(flat["rho"], points.loc[(system, "", "whole"), "rho"])
         np.testing.assert_allclose(flat[["drop", "drop_low", "drop_high"]], 0, atol=1e-6)
     gone = points.loc[("text_only", "text", "whole")].set_index("rate").loc[1.0]
     assert gone["rho"] == 0  # nothing is left to say
-    assert points.loc[("text_only", "text", "whole"), "rho"].nunique() > 3
+    assert points.loc[("text_only", "text", "whole"), "rho"].nunique() > 2
 
 
 @pytest.mark.slow
 def test_areas_are_the_mean_height_of_the_curves(folder):
     found = measured(folder)
     points, areas = robustness.points(found), robustness.areas(found)
-    assert len(areas) == len(robustness.CURVES) * len(SYSTEMS)
+    assert len(areas) == len(LOSSES.curves) * len(SYSTEMS)
     for row in areas.itertuples():
         same = (points["system"] == row.system) & (points["rate"] < 1)
         curve = points[same & (points["lost"] == row.lost) & (points["protocol"] == row.protocol)]
         complete = points[same & (points["rate"] == 0)]["rho"].iloc[0]
         rates, heights = [0, *curve["rate"]], [complete, *curve["rho"]]
-        assert len(rates) == 10
+        assert len(rates) == 4
         assert np.isclose(row.area, np.trapezoid(heights, rates) / 0.9)
         assert np.isclose(row.drop, row.area - complete)
     others = areas[areas["system"] != "taemi"]
@@ -310,3 +329,278 @@ def test_the_systems_of_the_course_exist():
     assert set(experiments.ROBUST) <= set(models.names())
     assert experiments.ROBUST[0] == experiments.REFERENCE
     assert set(experiments.MASKED) <= set(experiments.ROBUST)
+
+
+# --------------------------------------------------------------------------------------------------
+# noise
+
+FEW = replace(
+    NOISE,
+    curves=(
+        (Noisy("white", 1), Noisy("white", 5)),
+        (Noisy("babble", 1), Noisy("babble", 5)),
+        (Noisy("occlusion", 1), Noisy("occlusion", 5)),
+        (Noisy("substituted", 1), Noisy("substituted", 5)),
+    ),
+)
+
+
+def under(found, noise, level):
+    clips = robustness.clips_under(found.workspace, Noisy(noise, level))
+    return [clips[index][0] for index in range(len(clips))]
+
+
+def test_every_noise_but_lost_words_has_five_levels():
+    names = {condition.name for condition in NOISE.conditions}
+    assert len(names) == len(NOISE.conditions) == 1 + 11 * 5
+    assert {c.noise for c in NOISE.conditions} == set(noises.NOISES) - {"deleted"} | {""}
+    assert NOISE.complete.name == COMPLETE.name and np.isnan(NOISE.complete.strength)
+    assert Noisy("white", 5).key == {"noise": "white", "level": 5, "strength": 5}
+
+
+@pytest.mark.slow
+def test_noise_reaches_what_it_is_in_and_nothing_else(folder):
+    found = measured(folder)
+    clean = under(found, "", 0)
+    for noise, reached in (
+        ("white", {"audio", "text"}),  # words are heard anew
+        ("occlusion", {"vision"}),
+        ("substituted", {"text"}),
+    ):
+        changed = set()
+        for one, whole in zip(under(found, noise, 5), clean, strict=True):
+            assert one.clip_id == whole.clip_id
+            for name, field in (("audio", "audio"), ("vision", "vision"), ("text", "tokens")):
+                now, before = getattr(one, field), getattr(whole, field)
+                if now is None or before is None:
+                    different = (now is None) != (before is None)
+                else:
+                    different = not np.array_equal(now.values, before.values)
+                if different:
+                    changed.add(name)
+        assert changed == reached
+
+
+@pytest.mark.slow
+def test_a_noise_of_no_strength_gives_the_stored_features(folder, monkeypatch):
+    """What is encoded anew is encoded as it was: only the noise makes the difference."""
+    found = measured(folder)
+    table = found.workspace.clips()
+    store = found.workspace.features()[0]
+    for noise, nothing in (("white", np.inf), ("occlusion", 0.0), ("low_light", 0.0)):
+        quiet = replace(noises.NOISES[noise], strengths=(nothing,))
+        monkeypatch.setitem(noises.NOISES, noise, quiet)
+        for clip in [one for one in table if one.split == "test"][:3]:
+            clean = store.read(clip.clip_id)
+            again = noisy.spoiled(found.workspace, Noisy(noise, 1), clip, clean)
+            assert again.transcript == clean.transcript and again.absent == clean.absent
+            for field in ("audio", "vision", "tokens"):
+                now, before = getattr(again, field), getattr(clean, field)
+                assert (now is None) == (before is None)
+                if now is not None:
+                    np.testing.assert_array_equal(now.values.astype(np.float16), before.values)
+
+
+@pytest.mark.slow
+def test_more_noise_moves_the_features_further(folder):
+    found = measured(folder)
+    clean = under(found, "", 0)
+    for noise, field in (("white", "audio"), ("occlusion", "vision")):
+        far = []
+        for level in (1, 5):
+            pairs = zip(under(found, noise, level), clean, strict=True)
+            both = [(getattr(a, field), getattr(b, field)) for a, b in pairs]
+            far.append(np.mean([np.abs(a.values - b.values).mean() for a, b in both if a and b]))
+        assert 0 < far[0] < far[1] / 2
+
+
+@pytest.mark.slow
+def test_babble_is_other_peoples(folder):
+    place = measured(folder).workspace
+    groups = place.groups()
+    clips = [clip for clip in place.clips() if clip.split == "test"]
+    assert len(set(groups.values())) > 1
+    for clip in clips:
+        voices = noisy._needed(place, "voices", clip)["voices"]
+        own = [
+            v for name, v in noisy._voices(place).items() if groups[name] == groups[clip.clip_id]
+        ]
+        assert voices and not any(v is other for v in own for other in voices)
+    training = {clip.clip_id for clip in place.clips() if clip.split == "train"}
+    assert set(noisy._voices(place)) <= training
+
+
+@pytest.mark.slow
+def test_noise_is_measured_like_losses_and_is_encoded_once(folder, monkeypatch):
+    found = replace(measured(folder), plan=FEW)
+    assert found.run()
+    points, areas = robustness.points(found), robustness.areas(found)
+    assert len(points) == len(FEW.conditions) * len(SYSTEMS)
+    assert len(areas) == len(FEW.curves) * len(SYSTEMS)
+    blind = points[(points["system"] == "text_only") & (points["noise"] == "occlusion")]
+    assert (blind["drop"] == 0).all()
+    deaf = points[(points["system"] == "audio_only") & (points["noise"] == "substituted")]
+    assert (deaf["drop"] == 0).all()
+    # at least as good as without what the noise reaches, or not: by the rows themselves
+    gone = found.rho(Condition("whole", ("audio", "text"), 1.0), "taemi").mean
+    loud = points[(points["system"] == "taemi") & (points["noise"] == "white")]
+    np.testing.assert_allclose(loud["over_missing"], loud["rho"] - gone)
+    assert points[points["level"] == 0]["over_missing"].isna().all()
+    shown = curves.shown(found).set_index(["noise", "level"])
+    assert shown["clips"].is_unique
+    assert shown.loc[("white", 5), "heard"] < shown.loc[("white", 1), "heard"]
+    assert (shown["heard"] <= shown.loc[("", 0), "heard"]).all()
+    written = robustness.write(found, folder / "noise")
+    names = {path.name for path in written.iterdir()}
+    assert names == {"noise_points.csv", "noise_areas.csv", "noise_conditions.csv", "draws.csv"}
+    assert "noise (babble)" in robustness_summary(written, "noise_")
+    assert robustness_summary(written, "mixed_") == ""
+
+    def refuse(*_):
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(noisy, "spoiled", refuse)
+    assert replace(measured(folder), plan=FEW).run()
+    before = under(found, "white", 5)
+    again = under(measured(folder), "white", 5)
+    assert all(one.transcript == two.transcript for one, two in zip(before, again, strict=True))
+
+
+def test_the_grid_of_switches_and_noise_has_no_twins():
+    names = {condition.name for condition in MIXED.conditions}
+    assert len(names) == len(MIXED.conditions) == 3 * 16 + 4 * 4
+    for condition in MIXED.conditions:
+        assert "vision" not in condition.lost or not condition.picture
+        assert not {"audio", "text"} <= set(condition.lost) or not condition.sound
+
+
+@pytest.mark.slow
+def test_switches_and_noise_are_taken_from_the_noisy_clips(folder):
+    found = measured(folder)
+    loud, dark = under(found, "babble", 3), under(found, "low_light", 5)
+    mixed = robustness.clips_under(found.workspace, Mixed(("audio",), 3, 5))
+    for index, (one, two) in enumerate(zip(loud, dark, strict=True)):
+        clip = mixed[index][0]
+        assert clip.clip_id == one.clip_id and clip.audio is None
+        assert clip.transcript == one.transcript
+        assert (clip.vision is None) == (two.vision is None)
+        if clip.vision is not None:
+            np.testing.assert_array_equal(clip.vision.values, two.vision.values)
+        if clip.tokens is not None:
+            np.testing.assert_array_equal(clip.tokens.values, one.tokens.values)
+    nothing = robustness.clips_under(found.workspace, Mixed())
+    assert nothing.store.fingerprint(nothing.clip_ids) == found.about(COMPLETE)["clips"]
+
+
+@pytest.mark.slow
+def test_a_clip_that_fails_with_noise_only_is_named(folder, monkeypatch):
+    found = measured(folder)
+
+    def fail(*_, **__):
+        raise RuntimeError("too loud")
+
+    monkeypatch.setitem(
+        noises.NOISES, "clipping", replace(noises.NOISES["clipping"], function=fail)
+    )
+    clips = found.workspace.clips()
+    clean = found.workspace.features()[0]
+    loud = next(c for c in clips if "audio" not in clean.read(c.clip_id).absent)
+    with pytest.raises(ExtractionError, match=f"clip {loud.clip_id} .*noise-clipping-2.*too loud"):
+        noisy.spoiled(found.workspace, Noisy("clipping", 2), loud, clean.read(loud.clip_id))
+
+
+# --------------------------------------------------------------------------------------------------
+# training for it
+
+
+def test_arms_cross_tokens_dropout_and_training_clips():
+    assert len({arm.name for arm in ARMS}) == len(ARMS) == 2 * 4 * 2
+    for of, under, with_it, without in effects.EFFECTS:
+        one, two = ([arm for arm in ARMS if chosen(arm)] for chosen in (with_it, without))
+        assert len(one) == len(two) > 0 and not set(one) & set(two), (of, under)
+    # what is compared differs in what it is named after, and in nothing else
+    shares = {of: (one, two) for of, under, one, two in effects.EFFECTS}
+    for of, field in (("missing tokens", "tokens"), ("spoiled clips", "spoiled")):
+        one, two = ([arm for arm in ARMS if chosen(arm)] for chosen in shares[of])
+        assert {replace(arm, **{field: False}) for arm in one} == set(two)
+
+
+@pytest.mark.slow
+def test_half_of_the_spoiled_clips_stay_as_they_are(folder):
+    place = measured(folder).workspace
+    before = place.datasets()["train"]
+    after = trained.spoiled(place)
+    assert after.clip_ids == before.clip_ids
+    np.testing.assert_array_equal(after.targets, before.targets)
+    same = lost = 0
+    for index in range(len(before)):
+        whole, clip = before[index][0], after[index][0]
+        same += clip.transcript == whole.transcript
+        for name in ("audio", "vision"):
+            one, two = getattr(clip, name), getattr(whole, name)
+            if two is not None and (one is None or len(one) < len(two)):
+                lost += 1
+            elif two is not None and clip.transcript == whole.transcript:
+                np.testing.assert_array_equal(one.values, two.values)
+    assert 0.2 < same / len(before) < 0.8 and lost > 3
+    again = trained.spoiled.__wrapped__(place)
+    assert again.store.fingerprint(again.clip_ids) == after.store.fingerprint(after.clip_ids)
+
+
+@pytest.fixture(scope="module")
+def arms(folder):
+    place = measured(folder).workspace.changed({"training.epochs": 1})
+    plan = replace(
+        TRAINING, curves=((Condition("whole", MODALITIES, 0.9),), (Noisy("low_light", 5),))
+    )
+    found = robustness.Robustness(robustness.Arms(place, "cue", (0, 1)), plan)
+    assert found.run()
+    return found
+
+
+@pytest.mark.slow
+def test_arms_are_trained_as_they_say(arms):
+    for (_, name, _), job in arms.study.jobs().items():
+        config = runs.read_kept(job.folder / "config.json")
+        arm = next(arm for arm in ARMS if arm.name == name)
+        assert config["system"] == arm.system
+        assert config["sizes"]["modality_dropout"] == arm.dropout
+    data = {
+        spoiled: {
+            runs.read_kept(job.folder / "config.json")["data"]["train"]["features"]
+            for (_, name, _), job in arms.study.jobs().items()
+            if name.endswith("spoiled") == spoiled
+        }
+        for spoiled in (False, True)
+    }
+    assert len(data[False]) == len(data[True]) == 1 and data[False] != data[True]
+    assert arms.run()  # what is there is found
+
+
+@pytest.mark.slow
+def test_effects_are_differences_of_mean_levels(arms, tmp_path):
+    table, levels = robustness.training_effects(arms), robustness.training_levels(arms)
+    titles = ["complete", "whole audio+vision+text", "noise low_light"]
+    assert list(table["curve"].unique()) == list(levels["curve"].unique()) == titles
+    assert len(levels) == 3 * len(ARMS) and len(table) == 3 * len(effects.EFFECTS)
+    for curve in titles:
+        here = levels[levels["curve"] == curve]
+        rows = table[table["curve"] == curve].set_index(["of", "under"])
+        clean = here[~here["spoiled"]].groupby("tokens")["area"].mean()
+        found = rows.loc[("missing tokens", effects.OFF), "delta"]
+        assert np.isclose(found, clean[True] - clean[False])
+        trained_on = here.groupby("spoiled")["area"].mean()
+        found = rows.loc[("spoiled clips", "any dropout"), "delta"]
+        assert np.isclose(found, trained_on[True] - trained_on[False])
+    assert ((table["low"] <= table["delta"]) & (table["delta"] <= table["high"])).all()
+    written = robustness.write(arms, tmp_path)
+    assert {path.stem for path in written.iterdir()} == {
+        *("training_effects", "training_levels", "training_conditions", "draws")
+    }
+    assert "missing tokens (clips as they are)" in robustness_summary(written, "training_")
+
+
+def test_the_experiment_with_training_takes_no_other_systems(tmp_path, capsys):
+    roots = ["--data-root", str(tmp_path / "data"), "--runs-root", str(tmp_path / "runs")]
+    assert cli.main(["robustness", "mult", "--plan", "training", *roots]) == 2
+    assert "name no systems" in capsys.readouterr().err

@@ -195,23 +195,36 @@ def grid(part: str, trials: int, seeds: int, results: str | None, **places) -> N
 @click.argument("systems", nargs=-1, metavar="[SYSTEM]...")
 @trials_option
 @searched_option
+@click.option(
+    "--plan",
+    type=click.Choice(["losses", "noise", "mixed", "training"]),
+    default="losses",
+    show_default=True,
+    help="Modalities and time steps lost; noise before the encoders; some of both; or what "
+    "training for losses and noise is worth to taemi.",
+)
 @click.option("--part", default="1/1", metavar="2/4", help="Only this share, for several machines.")
 @study_options
 def robustness(
     systems: tuple[str, ...],
     trials: int,
     searched: str | None,
+    plan: str,
     part: str,
     seeds: int,
     results: str | None,
     **places,
 ) -> None:
-    """What systems lose when modalities or time steps are missing (first label set).
+    """What systems lose when modalities are missing or noisy (first label set).
 
     taemi is always among them; without names, those of the course. Every system is trained once
     with its own best settings, as in `taemi compare`, and shown the same test clips under each
     condition: every subset of the modalities, whole modalities and single steps lost at rates
-    from 0 to 0.9. What is there already is not done again.
+    from 0 to 0.9. With --plan noise it is noise of five strengths in sound, picture or words,
+    before the encoders, which then encode the clips anew; with --plan mixed, modalities are lost
+    and others noisy. --plan training trains taemi anew: with and without missing tokens, at four
+    rates of modality dropout, on clips as they are and on spoiled ones. What is there already is
+    not done again.
     """
     _check_seeds(seeds)
     share = _share(part)
@@ -221,9 +234,15 @@ def robustness(
     from taemi_lib.workspace import shown
 
     first = here.label_sets[0]
-    wanted = tuple(dict.fromkeys([experiments.REFERENCE, *(systems or experiments.ROBUST)]))
+    if plan == "training":
+        if systems:
+            raise ChoiceError("--plan training is about taemi alone: name no systems with it")
+        wanted: tuple[str, ...] = (experiments.REFERENCE,)
+    else:
+        wanted = tuple(dict.fromkeys([experiments.REFERENCE, *(systems or experiments.ROBUST)]))
     study = experiments.Study(here, {first: wanted}, tuple(range(seeds)), share)
-    measured = robust.Robustness(study)
+    arms = robust.Arms(here, first, study.seeds, share)
+    measured = robust.Robustness(arms if plan == "training" else study, robust.PLANS[plan])
     folder = results or here.settings_folder / "robustness" / first
     table = None if searched is None else _searched(searched, study.systems)
     with options.failures_in_one_line():
@@ -233,13 +252,15 @@ def robustness(
         else:
             experiments.refuse_unequal(experiments.given_in(table))
         if table is not None:
-            study = replace(study, settings=experiments.chosen(table))
-            measured = replace(measured, study=study)
+            settings = experiments.chosen(table)
+            study = replace(study, settings=settings)
+            arms = replace(arms, settings=settings[first, experiments.REFERENCE])
+            measured = replace(measured, study=arms if plan == "training" else study)
         if table is None or not measured.run():
             print(DONE_SO_FAR)
             return
         written = robust.write(measured, folder)
-        print(experiments.robustness_summary(experiments.read_rows(written / "areas.csv")))
+        print(experiments.robustness_summary(written, measured.plan.prefix))
         print(f"\ntables: {shown(written)}")
 
 

@@ -1,6 +1,6 @@
 """Experiments: what is compared with what (plan), each system's own best settings (space, search),
 missing masks, a grid of runs (study), its tables and predictions (recheck), the course's own grid
-(whole), and what is left when modalities are missing (robustness/)."""
+(whole), and what is left when modalities are missing or noisy (robustness/)."""
 
 from taemi_lib.experiments.plan import (
     EVERYWHERE,
@@ -28,7 +28,11 @@ from taemi_lib.experiments.search import (
     write_search,
 )
 from taemi_lib.experiments.study import Study
-from taemi_lib.experiments.summary import robustness_summary, search_summary, summary
+from taemi_lib.experiments.summary import (
+    robustness_summary,
+    search_summary,
+    summary,
+)
 from taemi_lib.experiments.tables import MASKED_TEST, OFFICIAL, TEST, read_rows
 from taemi_lib.experiments.whole import make_whole, planted_null, training_sizes, whole_plan
 

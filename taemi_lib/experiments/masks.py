@@ -71,4 +71,7 @@ def masked(dataset: ClipDataset, masks: pd.DataFrame) -> ClipDataset:
 def in_place_of(dataset: ClipDataset, clips: Sequence[ClipFeatures]) -> ClipDataset:
     """A dataset of these clips, in the order of the dataset, with its labels and widths. The
     clips' sound is averaged already, as the dataset gives it."""
-    return ClipDataset.from_clips(clips, dataset.targets, dataset.task, dims=dataset.dims)
+    averaged = dataset.audio_average
+    return ClipDataset.from_clips(
+        clips, dataset.targets, dataset.task, averaged=averaged, dims=dataset.dims
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pandas as pd
 from taemi_lib.experiments.plan import REFERENCE
 from taemi_lib.experiments.space import OWN, SPACE
 from taemi_lib.experiments.study import Study
-from taemi_lib.experiments.tables import KEY, OFFICIAL, TEST
+from taemi_lib.experiments.tables import KEY, OFFICIAL, TEST, read_rows
 from taemi_lib.profiles import Profile
 from taemi_lib.support.differences import flat
 
@@ -124,15 +125,38 @@ def _beside(row: dict, profile: Profile) -> str:
     return ", ".join([*(f"{name}={value:g}" for name, value in told.items()), *own]) or "the same"
 
 
-def robustness_summary(areas: pd.DataFrame) -> str:
-    """The areas of `taemi robustness` as text: a line for each curve and system."""
+def robustness_summary(folder: Path, prefix: str) -> str:
+    """The tables of `taemi robustness` as text, those that begin with this prefix; "" for a plan
+    without curves."""
+    for name, told in (("effects", _effects), ("areas", _areas)):
+        if (path := folder / f"{prefix}{name}.csv").exists():
+            return told(read_rows(path))
+    return ""
+
+
+def _effects(effects: pd.DataFrame) -> str:
+    """A line for each curve and effect."""
     lines = []
-    for (protocol, lost), rows in areas.groupby(["protocol", "lost"], sort=False):
-        what = "modalities" if protocol == "whole" else "time steps"
-        lines += [
-            f"{what} lost ({lost}): mean rho over the rates 0 to 0.9, "
-            f"and difference to {REFERENCE}, Holm intervals"
-        ]
+    for curve, rows in effects.groupby("curve", sort=False):
+        lines.append(f"{curve}: difference in mean rho, Holm intervals")
+        for row in rows.itertuples():
+            what = f"{row.of} ({row.under})"
+            lines.append(f"  {what:44} {row.delta:+z.3f} {_interval(row)} {row.verdict}")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def _areas(areas: pd.DataFrame) -> str:
+    """A line for each curve and system."""
+    lines = []
+    columns = ["noise"] if "noise" in areas else ["protocol", "lost"]
+    for key, rows in areas.groupby(columns, sort=False):
+        if len(key) == 1:
+            title = f"noise ({key[0]}): mean rho over the strengths, from none to the fifth"
+        else:
+            what = "modalities" if key[0] == "whole" else "time steps"
+            title = f"{what} lost ({key[1]}): mean rho over the rates 0 to 0.9"
+        lines.append(f"{title}, and difference to {REFERENCE}, Holm intervals")
         for row in rows.itertuples():
             own = f"  {row.system:28} {row.area:.3f}  ({row.drop:+z.3f} from complete clips)"
             if row.system != REFERENCE:

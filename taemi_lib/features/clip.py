@@ -3,7 +3,9 @@ reason."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from taemi_lib.data.manifest import Clip
 from taemi_lib.data.media import (
@@ -18,21 +20,38 @@ from taemi_lib.data.media import (
 from taemi_lib.features import face
 from taemi_lib.features.changes import words_of_table
 from taemi_lib.features.sequences import ClipFeatures
+from taemi_lib.profiles import MODALITIES
 
 if TYPE_CHECKING:
     from taemi_lib.features.encoders import Encoders
 
+NOT_ASKED = "not asked for"  # the reason of a modality that nobody wanted
 
-def extract_clip(clip: Clip, encoders: Encoders) -> ClipFeatures:
+
+def extract_clip(
+    clip: Clip,
+    encoders: Encoders,
+    only: Collection[str] = MODALITIES,
+    spoil: Mapping[str, Callable[[Any], Any]] | None = None,
+) -> ClipFeatures:
     """Decode and encode one clip. A modality that a file does not give is absent, with its reason;
-    the others are encoded all the same."""
+    the others are encoded all the same.
+
+    only    the modalities that are wanted; the others are absent, too
+    spoil   {"audio": samples -> samples, "vision": Frames -> Frames}: what happens to the clip
+            before anything looks at it. Words are heard in the spoiled sound
+    """
     absent: dict[str, str] = {}
-    settings = encoders.settings
+    settings, spoil = encoders.settings, spoil or {}
     frames: Frames | None = None
     found: dict = {"transcript": None}
 
-    sound, why_no_sound = _sound(clip)
+    sound, why_no_sound = _sound(clip) if {"audio", "text"} & set(only) else (None, NOT_ASKED)
+    if sound is not None and "audio" in spoil:
+        sound = replace(sound, samples=spoil["audio"](sound.samples))
     try:
+        if "audio" not in only:
+            raise Unreadable(NOT_ASKED)
         if sound is None:
             raise Unreadable(why_no_sound)
         if is_silent(sound.samples[: round(settings.audio_seconds * SAMPLE_RATE)]):
@@ -42,9 +61,13 @@ def extract_clip(clip: Clip, encoders: Encoders) -> ClipFeatures:
         absent["audio"] = error.reason
 
     try:
+        if "vision" not in only:
+            raise Unreadable(NOT_ASKED)
         if clip.video is None:
             raise Unreadable("no video file")
         frames = read_frames(clip.video, settings.max_frames, settings.frame_choice)
+        if "vision" in spoil:
+            frames = spoil["vision"](frames)
         if settings.face == "largest":
             frames = face.largest(frames, settings.face_margin)
         found["vision"] = encoders.vision.encode(frames)
@@ -52,6 +75,8 @@ def extract_clip(clip: Clip, encoders: Encoders) -> ClipFeatures:
         absent["vision"] = error.reason
 
     try:
+        if "text" not in only:
+            raise Unreadable(NOT_ASKED)
         if (words := words_of_table(clip, settings)) is not None:
             found["transcript"] = words
         elif encoders.speech is None:

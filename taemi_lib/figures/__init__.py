@@ -8,7 +8,7 @@ style stand beside every colour. Each has an alternative text, `figure.alt`.
     clips       single clips, their labels
     networks    diagrams, training, attention over time
     results     scores and comparisons
-    robustness  what is left when modalities are missing
+    robustness  what is left when modalities are missing or noisy
     widgets     the interactive pieces (imported by itself: it brings ipywidgets along)
 """
 

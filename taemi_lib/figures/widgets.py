@@ -117,40 +117,50 @@ def attention_explorer(clip_ids: Sequence[str], draw: Callable[[str], Figure]) -
     return ipywidgets.VBox([choice, picture])
 
 
-def loss_panel(points: pd.DataFrame) -> ipywidgets.Widget:
-    """Choose what is lost, how and how often; see what every system still says.
+def robustness_panel(
+    points: pd.DataFrame, sound: Mapping[int, str], picture: Mapping[int, str]
+) -> ipywidgets.Widget:
+    """Switch modalities off, turn noise up; see what every system still says.
 
-    points: the table points.csv of `taemi robustness`. Nothing is computed: every answer is a row
-    of it. Raises ValueError for a table without rows.
+    points            the table mixed_points.csv of `taemi robustness --plan mixed`. Nothing is
+                      computed: every answer is some rows of it
+    sound, picture    {level: how to call it} of the two noises, for their sliders
+    Raises ValueError for a table without rows.
     """
-    curves = points[(points["rate"] > 0) & (points["rate"] < 1)]
-    if curves.empty:
-        raise ValueError("there are no curves to show: the table is empty")
-    complete = points[points["rate"] == 0].set_index("system")["rho"]
-    rows = {key: own for key, own in curves.groupby(["protocol", "lost", "rate"])}
-    losses = {lost.replace("+", ", "): lost for lost in curves["lost"].unique()}
-    kinds = {"whole modalities": "whole", "single steps": "steps"}
-    protocol = ipywidgets.ToggleButtons(options=list(kinds.items()), description="lost are")
-    lost = ipywidgets.ToggleButtons(options=list(losses.items()), description="of")
-    rates = [0.0, *sorted(curves["rate"].unique())]
-    rate = ipywidgets.SelectionSlider(
-        options=[(f"{value:g}", value) for value in rates],
-        value=rates[min(3, len(rates) - 1)],
-        description="rate",
-    )
+    if points.empty:
+        raise ValueError("there is nothing to show: the table is empty")
+    rows = {key: own for key, own in points.groupby(["lost", "sound", "picture"])}
+    switches = {
+        "audio": ipywidgets.ToggleButton(value=True, description="sound"),
+        "vision": ipywidgets.ToggleButton(value=True, description="face"),
+        "text": ipywidgets.ToggleButton(value=True, description="words"),
+    }
+    sliders = [
+        ipywidgets.SelectionSlider(
+            options=[(text, level) for level, text in levels.items()],
+            description=name,
+            style={"description_width": "8em"},
+        )
+        for name, levels in (("noise in the sound", sound), ("... in the picture", picture))
+    ]
     answer = ipywidgets.HTML()
 
     def show(_change: object = None) -> None:
-        if rate.value == 0:
-            answer.value = _bars(complete, {})
-        else:
-            own = rows[protocol.value, lost.value, rate.value].set_index("system")
-            answer.value = _bars(own["rho"], own["verdict"].dropna().to_dict())
+        lost = [name for name, switch in switches.items() if not switch.value]
+        # words come from the sound: its noise reaches them, too
+        sliders[0].disabled = {"audio", "text"} <= set(lost)
+        sliders[1].disabled = "vision" in lost
+        if len(lost) == len(switches):
+            answer.value = "Nothing is left: without sound, face and words there is no clip."
+            return
+        levels = [0 if slider.disabled else slider.value for slider in sliders]
+        own = rows["+".join(lost), *levels].set_index("system")
+        answer.value = _bars(own["rho"], own["verdict"].dropna().to_dict())
 
-    for control in (protocol, lost, rate):
+    for control in (*switches.values(), *sliders):
         control.observe(show, names="value")
     show()
-    return ipywidgets.VBox([protocol, lost, rate, answer])
+    return ipywidgets.VBox([ipywidgets.HBox(list(switches.values())), *sliders, answer])
 
 
 def _bars(scores: pd.Series, verdicts: Mapping[str, str]) -> str:

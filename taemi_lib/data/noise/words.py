@@ -19,6 +19,12 @@ _TOKEN = re.compile(r"\s*\S+")
 _WORD = re.compile(r"[^\W_](?:\S*[^\W_])?")  # of a token, from its first letter to its last
 
 
+def words_of(transcript: str) -> list[str]:
+    """The words of a transcript, without the marks around them."""
+    found = (_WORD.search(token) for token in _TOKEN.findall(transcript))
+    return [word[0] for word in found if word is not None]
+
+
 def substituted(
     transcript: str, strength: float, rng: np.random.Generator, vocabulary: Collection[str]
 ) -> str:

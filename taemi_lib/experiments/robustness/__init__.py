@@ -1,28 +1,53 @@
-"""What becomes of systems when modalities are missing: conditions, what every system says under
-each (measure), and the tables of it (curves)."""
+"""What becomes of systems when modalities are missing or noisy: conditions, noisy clips, training
+for it (trained), what every system says under each condition (measure), the tables of it (curves,
+effects), and where these lie (written)."""
 
 from taemi_lib.experiments.robustness.conditions import (
     COMPLETE,
-    CONDITIONS,
-    CURVES,
+    LEVELS,
+    LOSSES,
+    MIXED,
+    MIXED_NOISES,
+    NOISE,
+    PLANS,
     PROTOCOLS,
     RATES,
     SUBSETS,
+    TRAINING,
     Condition,
+    Mixed,
+    Noisy,
+    Plan,
     draw,
     lossy,
 )
-from taemi_lib.experiments.robustness.curves import areas, check_tables, points, shown, write
+from taemi_lib.experiments.robustness.curves import areas, points, shown
+from taemi_lib.experiments.robustness.effects import (
+    training_effects,
+    training_levels,
+)
 from taemi_lib.experiments.robustness.measure import Robustness, clips_under
+from taemi_lib.experiments.robustness.trained import ARMS, Arms
+from taemi_lib.experiments.robustness.written import check_tables, write
 
 __all__ = [
+    "ARMS",
     "COMPLETE",
-    "CONDITIONS",
-    "CURVES",
+    "LEVELS",
+    "LOSSES",
+    "MIXED",
+    "MIXED_NOISES",
+    "NOISE",
+    "PLANS",
     "PROTOCOLS",
     "RATES",
     "SUBSETS",
+    "TRAINING",
+    "Arms",
     "Condition",
+    "Mixed",
+    "Noisy",
+    "Plan",
     "Robustness",
     "areas",
     "check_tables",
@@ -31,5 +56,7 @@ __all__ = [
     "lossy",
     "points",
     "shown",
+    "training_effects",
+    "training_levels",
     "write",
 ]

@@ -1,4 +1,5 @@
-"""What clips may lose: whole modalities, or single steps in time, each at a rate.
+"""What test clips may be shown as: with whole modalities lost, or single steps in time, each at a
+rate; with noise in them (Noisy); or with both (Mixed). What is measured together is a Plan.
 
     whole    a modality of a clip is there or not, as when a camera or a microphone is off. At the
              rate 1 of some modalities this gives the subsets: only words, only sound and face, ...
@@ -23,13 +24,17 @@ import pandas as pd
 
 from taemi_lib.batches import ClipDataset
 from taemi_lib.data.media import Unreadable
-from taemi_lib.data.noise import rng_of, words
+from taemi_lib.data.noise import NOISES, rng_of, words
 from taemi_lib.experiments.masks import hidden, in_place_of
 from taemi_lib.features.sequences import ClipFeatures, Sequence, as_stored
 from taemi_lib.profiles import MODALITIES
 
 RATES = tuple(round(0.1 * step, 1) for step in range(1, 10))
+LEVELS = (1, 2, 3, 4, 5)  # of noise
+SOME_LEVELS = (0, 1, 3, 5)
+MIXED_NOISES = "babble", "low_light"
 PROTOCOLS = WHOLE, STEPS = "whole", "steps"
+CLEAN = "complete"
 SEED = 11
 Encode = Callable[[str], tuple[Sequence, np.ndarray]]  # a transcript -> its tokens and vector
 
@@ -47,13 +52,123 @@ class Condition:
     def name(self) -> str:
         """ "whole-audio+text-0.3", for files; "complete" for clips as they are."""
         if not self.rate:
-            return "complete"
+            return CLEAN
         return f"{self.protocol}-{'+'.join(self.lost)}-{self.rate:g}"
+
+    @property
+    def amount(self) -> float:
+        """Where it stands on its curve."""
+        return self.rate
+
+    @property
+    def curve(self) -> dict[str, object]:
+        """How tables name all rates of it."""
+        return {"protocol": self.protocol, "lost": "+".join(self.lost)}
 
     @property
     def key(self) -> dict[str, object]:
         """How tables name it."""
-        return {"protocol": self.protocol, "lost": "+".join(self.lost), "rate": self.rate}
+        return self.curve | {"rate": self.rate}
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """noise: a name of data.noise.NOISES; level: from 1, its weakest strength, to 5; 0 is the
+    complete clip. The clip is encoded anew."""
+
+    noise: str = ""
+    level: int = 0
+
+    @property
+    def name(self) -> str:
+        """ "noise-white-3", for files; "complete" for clips as they are."""
+        return f"noise-{self.noise}-{self.level}" if self.level else CLEAN
+
+    @property
+    def missing(self) -> Condition:
+        """The clips without all that this noise reaches: words come from the sound."""
+        reached = {"audio": ("audio", "text"), "vision": ("vision",), "text": ("text",)}
+        return Condition(WHOLE, reached[NOISES[self.noise].modality], 1.0)
+
+    @property
+    def strength(self) -> float:
+        """In the noise's own unit; NaN for complete clips."""
+        return NOISES[self.noise].strengths[self.level - 1] if self.level else float("nan")
+
+    @property
+    def amount(self) -> float:
+        """Where it stands on its curve."""
+        return self.level
+
+    @property
+    def curve(self) -> dict[str, object]:
+        """How tables name all levels of it."""
+        return {"noise": self.noise}
+
+    @property
+    def key(self) -> dict[str, object]:
+        """How tables name it."""
+        return self.curve | {"level": self.level, "strength": self.strength}
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """All clips lose these modalities; there is babble in the sound at level `sound` and a dark
+    room in the picture at level `picture`, from 0, none, to 5. Where the sound is lost, words are
+    as they were heard before, noise and all."""
+
+    lost: tuple[str, ...] = ()
+    sound: int = 0
+    picture: int = 0
+
+    @property
+    def noises(self) -> tuple[Noisy, Noisy]:
+        """What the sound and the picture are taken from."""
+        sounding, seen = MIXED_NOISES
+        return Noisy(sounding, self.sound), Noisy(seen, self.picture)
+
+    @property
+    def name(self) -> str:
+        """ "mixed-text-3-0", for files; "complete" for clips as they are."""
+        if self == Mixed():
+            return CLEAN
+        return f"mixed-{'+'.join(self.lost)}-{self.sound}-{self.picture}"
+
+    @property
+    def curve(self) -> dict[str, object]:
+        """How tables name what is lost."""
+        return {"lost": "+".join(self.lost)}
+
+    @property
+    def key(self) -> dict[str, object]:
+        """How tables name it."""
+        return self.curve | {"sound": self.sound, "picture": self.picture}
+
+
+AnyCondition = Condition | Noisy | Mixed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Conditions that are measured together, for tables of their own.
+
+    prefix     how the names of the tables begin
+    complete   clips as they are, named as these tables name it
+    alone      conditions of no curve
+    curves     each from little to much
+    beside     what conditions of the curves are held against, in no row of its own
+    """
+
+    prefix: str
+    complete: AnyCondition
+    alone: tuple[AnyCondition, ...] = ()
+    curves: tuple[tuple[Condition | Noisy, ...], ...] = ()
+    beside: tuple[Condition, ...] = ()
+
+    @property
+    def conditions(self) -> tuple[AnyCondition, ...]:
+        """All of them."""
+        return (self.complete, *self.alone, *(one for curve in self.curves for one in curve))
 
 
 COMPLETE = Condition()
@@ -65,14 +180,50 @@ SUBSETS = tuple(
         *(tuple(other for other in MODALITIES if other != name) for name in MODALITIES),
     )
 )
-CURVES = tuple((protocol, lost) for protocol in PROTOCOLS for lost in (
-    MODALITIES, *((name,) for name in MODALITIES)
-))  # fmt: skip
-CONDITIONS = (
+LOSSES = Plan(
+    "",
     COMPLETE,
-    *SUBSETS,
-    *(Condition(protocol, lost, rate) for protocol, lost in CURVES for rate in RATES),
+    SUBSETS,
+    tuple(
+        tuple(Condition(protocol, lost, rate) for rate in RATES)
+        for protocol in PROTOCOLS
+        for lost in (MODALITIES, *((name,) for name in MODALITIES))
+    ),
 )
+# Words lost by noise are those of the protocol "steps", which has them at every rate.
+NOISE = Plan(
+    "noise_",
+    Noisy(),
+    (),
+    tuple(tuple(Noisy(name, level) for level in LEVELS) for name in NOISES if name != "deleted"),
+    tuple({Noisy(name, 1).missing: None for name in NOISES}),
+)
+# What systems are asked that were trained for it, or not (trained.py).
+TRAINING = Plan(
+    "training_",
+    COMPLETE,
+    curves=(
+        *(
+            tuple(Condition(protocol, lost, rate) for rate in RATES)
+            for protocol, lost in ((WHOLE, MODALITIES), (WHOLE, ("text",)), (STEPS, MODALITIES))
+        ),
+        *(tuple(Noisy(name, level) for level in LEVELS) for name in MIXED_NOISES),
+    ),
+)
+# What the panel of notebook 08 answers from. A level of noise in what is lost changes nothing: the
+# words come from the sound.
+MIXED = Plan(
+    "mixed_",
+    Mixed(),
+    tuple(
+        Mixed(lost, sound, picture)
+        for lost in ((), *(subset.lost for subset in SUBSETS))
+        for sound in (SOME_LEVELS if {"audio", "text"} - set(lost) else (0,))
+        for picture in (SOME_LEVELS if "vision" not in lost else (0,))
+        if lost or sound or picture
+    ),
+)
+PLANS = {"losses": LOSSES, "noise": NOISE, "mixed": MIXED, "training": TRAINING}
 
 
 def draw(clip_ids: Iterable[str], seed: int = SEED) -> pd.DataFrame:
@@ -103,7 +254,7 @@ def lossy(
         if condition.protocol == WHOLE:
             found.append(hidden(clip, gone(clip, condition, draws.loc[clip.clip_id])))
         else:
-            found.append(_without_steps(clip, condition, encode, seed))
+            found.append(without_steps(clip, condition, encode, seed))
     return in_place_of(dataset, found)
 
 
@@ -117,9 +268,10 @@ def gone(clip: ClipFeatures, condition: Condition, numbers: pd.Series) -> list[s
     return lost
 
 
-def _without_steps(
-    clip: ClipFeatures, condition: Condition, encode: Encode | None, seed: int
+def without_steps(
+    clip: ClipFeatures, condition: Condition, encode: Encode | None, seed: int = SEED
 ) -> ClipFeatures:
+    """The clip without some of its time steps and words; see `lossy`."""
     rest, empty = clip, list[str]()
     for name in condition.lost:
         if name in clip.absent:

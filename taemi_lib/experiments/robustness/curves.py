@@ -1,38 +1,28 @@
-"""The tables of a robustness measurement: every condition, every curve, with intervals."""
+"""The tables of a robustness measurement: every condition, every curve, with intervals. Those of
+losses and those of noise have the same columns behind the ones that name a condition (`Plan`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from taemi_lib.errors import RunError
 from taemi_lib.evaluation import comparing
 from taemi_lib.experiments.plan import REFERENCE
-from taemi_lib.experiments.robustness.conditions import COMPLETE, CURVES, RATES, SUBSETS, Condition
+from taemi_lib.experiments.robustness.conditions import AnyCondition, Noisy
 from taemi_lib.experiments.robustness.measure import Robustness
-from taemi_lib.experiments.tables import read_rows, readable_p, write_table
-from taemi_lib.profiles import resolve
-from taemi_lib.support import files
-
-DRAWS = "draws.csv"
-AT = (0.0, *RATES)  # the rates of a curve
-# The mean height of a curve, by trapezoids: 1 where nothing is lost whatever the rate (rho 1).
-WEIGHTS = [float(np.trapezoid(one, AT)) / (AT[-1] - AT[0]) for one in np.eye(len(AT))]
+from taemi_lib.experiments.tables import readable_p
 
 
 def points(measured: Robustness) -> pd.DataFrame:
-    """A row for each condition and system: protocol, lost, rate, system; rho (mean over seeds) and
-    sd; drop from complete clips with its interval; delta (system minus the reference under the same
-    condition), p alone, p_holm, low, high, verdict in a family: all systems and rates of one curve,
-    or of the subsets; on_event_audio and on_event_vision: attention on the event that counts, over
-    that on the decoy, where this is known."""
-    families: list[list[Condition]] = [[COMPLETE], [*SUBSETS]]
-    families += [[Condition(protocol, lost, rate) for rate in RATES] for protocol, lost in CURVES]
-    rows = []
-    for family in families:
+    """A row for each condition and system: protocol, lost, rate (noise, level, strength), system;
+    rho (mean over seeds) and sd; drop from complete clips with its interval; over_missing, under
+    noise only: minus what it is without all that the noise reaches; delta (system minus
+    the reference under the same condition), p alone, p_holm, low, high, verdict in a family: all
+    systems and conditions of one curve, or of the subsets; on_event_audio and on_event_vision:
+    attention on the event that counts, over that on the decoy, where this is known."""
+    plan, rows = measured.plan, []
+    for family in ((plan.complete,), plan.alone, *plan.curves):
         names = [(condition, system) for condition in family for system in measured.systems]
         against = _against_reference(
             {
@@ -49,6 +39,7 @@ def points(measured: Robustness) -> pd.DataFrame:
             | {"system": system}
             | _level(measured.rho(condition, system), "rho")
             | _drop(measured.drop(condition, system))
+            | _over_missing(measured, condition, system)
             | against.get((condition, system), {})
             | {
                 f"on_event_{name}": ratio
@@ -60,21 +51,12 @@ def points(measured: Robustness) -> pd.DataFrame:
 
 
 def areas(measured: Robustness) -> pd.DataFrame:
-    """A row for each curve and system: protocol, lost, system; area (the curve's mean height from
-    rate 0 to .9) and sd; drop: area minus complete clips; delta to the reference's area and so on
-    as in `points`, each curve a family."""
+    """A row for each curve and system: protocol, lost (noise), system; area (the curve's mean
+    height, from complete clips to its last condition) and sd; drop: area minus complete clips;
+    delta to the reference's area and so on as in `points`, each curve a family."""
     rows = []
-    for protocol, lost in CURVES:
-        curve = [COMPLETE, *(Condition(protocol, lost, rate) for rate in RATES)]
-        heights = {
-            system: comparing.combined(
-                [
-                    (weight, measured.rho(condition, system))
-                    for weight, condition in zip(WEIGHTS, curve, strict=True)
-                ]
-            )
-            for system in measured.systems
-        }
+    for curve in measured.plan.curves:
+        heights = {system: measured.height(curve, system) for system in measured.systems}
         against = _against_reference(
             {
                 system: (height, heights[REFERENCE])
@@ -83,9 +65,10 @@ def areas(measured: Robustness) -> pd.DataFrame:
             }
         )
         for system, height in heights.items():
-            complete = (-1.0, measured.rho(COMPLETE, system))
+            complete = (-1.0, measured.rho(measured.plan.complete, system))
             rows.append(
-                {"protocol": protocol, "lost": "+".join(lost), "system": system}
+                curve[0].curve
+                | {"system": system}
                 | _level(height, "area")
                 | _drop(comparing.combined([(1.0, height), complete]))
                 | against.get(system, {})
@@ -94,51 +77,14 @@ def areas(measured: Robustness) -> pd.DataFrame:
 
 
 def shown(measured: Robustness) -> pd.DataFrame:
-    """A row for each condition: protocol, lost, rate; clips: a fingerprint of the numbers that
-    every system was shown; audio, vision, text: how many of the test clips have it."""
+    """A row for each condition: protocol, lost, rate (noise, level, strength); clips: a fingerprint
+    of the numbers that every system was shown; audio, vision, text: how many of the test clips have
+    it; heard: how many say the words that they say when they are complete."""
     rows = []
-    for condition in measured.conditions:
+    for condition in measured.plan.conditions:
         about = measured.about(condition)
         rows.append(condition.key | {"clips": about["clips"]} | about["there"])
     return pd.DataFrame(rows)
-
-
-def check_tables(measured: Robustness, folder: str | Path) -> None:
-    """Raises RunError when `write` would lose systems of this folder; nothing needs to be
-    measured."""
-    path = resolve(folder) / "points.csv"
-    there = set(read_rows(path)["system"]) if path.exists() else set()
-    if lost := sorted(there - set(measured.systems)):
-        raise RunError(
-            f"{folder} holds also {', '.join(lost)}: name them too, or give another folder"
-        )
-
-
-def write(measured: Robustness, folder: str | Path) -> Path:
-    """points.csv, areas.csv, conditions.csv and draws.csv, sorted and rounded: the same runs give
-    the same files. Raises RunError, and writes nothing, over tables of other clips or of systems
-    that this does not have."""
-    check_tables(measured, folder)
-    folder = resolve(folder)
-    draws = _exact(measured.draws)
-    if (folder / DRAWS).exists() and (folder / DRAWS).read_bytes() != draws:
-        raise RunError(f"{folder} holds the results of other clips: give another folder for these")
-    tables = {
-        "points": points(measured),
-        "areas": areas(measured),
-        "conditions": shown(measured),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    files.sweep(folder)
-    for name, table in tables.items():
-        write_table(folder / f"{name}.csv", table)
-    files.write_bytes(folder / DRAWS, draws)
-    return folder
-
-
-def _exact(draws: pd.DataFrame) -> bytes:
-    """The draws as they are used: six digits."""
-    return draws.reset_index().to_csv(index=False, lineterminator="\n").encode()
 
 
 def _level(rho: comparing.Rho, name: str) -> dict[str, float]:
@@ -149,6 +95,14 @@ def _level(rho: comparing.Rho, name: str) -> dict[str, float]:
 def _drop(drop: comparing.Rho) -> dict[str, float]:
     found = comparing.from_zero(drop)
     return {"drop": found.delta, "drop_low": found.low, "drop_high": found.high}
+
+
+def _over_missing(measured: Robustness, condition: AnyCondition, system: str) -> dict[str, float]:
+    if not (isinstance(condition, Noisy) and condition.level):
+        return {}
+    found = comparing.from_zero(measured.over_missing(condition, system))
+    name = "over_missing"
+    return {name: found.delta, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def _against_reference(

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +20,28 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from taemi_lib import models, profiles, runs
+from taemi_lib import runs
 from taemi_lib.batches import ClipDataset
 from taemi_lib.errors import ChoiceError, RunError
 from taemi_lib.evaluation import comparing
 from taemi_lib.evaluation.scoring import evaluate
 from taemi_lib.experiments.products import ratios_of_attention
+from taemi_lib.experiments.robustness import noisy
 from taemi_lib.experiments.robustness.conditions import (
-    COMPLETE,
-    CONDITIONS,
+    CLEAN,
+    LOSSES,
     SEED,
     STEPS,
+    AnyCondition,
     Condition,
+    Mixed,
+    Noisy,
+    Plan,
     draw,
     lossy,
 )
+from taemi_lib.experiments.robustness.trained import Arms
 from taemi_lib.experiments.study import Study
-from taemi_lib.features.text import TextEncoder
 from taemi_lib.models.base import System
 from taemi_lib.profiles import MODALITIES
 from taemi_lib.support import device as devices
@@ -46,21 +51,22 @@ from taemi_lib.workspace import Workspace, side_by_side, worker_datasets
 
 @dataclass(frozen=True)
 class Robustness:
-    """study: systems with their settings, in one regime; its runs are the checkpoints.
+    """study: systems with their settings, in one regime; its runs are the checkpoints. Or arms of
+    the experiment with training.
 
     Raises ChoiceError for a study of several regimes, and for imported features, whose words and
     encoders are not known.
     """
 
-    study: Study
-    conditions: Sequence[Condition] = CONDITIONS
+    study: Study | Arms
+    plan: Plan = LOSSES
 
     def __post_init__(self) -> None:
         if len(self.study.systems) != 1:
             raise ChoiceError("robustness is measured in one label set at a time")
         if self.study.workspace.profile.data.source == "features":
             raise ChoiceError(
-                "robustness takes words and steps away before the text encoder, and imported "
+                "robustness takes words away and puts noise in before the encoders, and imported "
                 "features have neither words nor encoders: it needs the clips themselves"
             )
 
@@ -86,17 +92,21 @@ class Robustness:
             return False
         asked = [
             Asked(self, condition, missing)
-            for condition in self.conditions
+            for condition in self._asked
             if (missing := tuple(self._missing(condition)))
         ]
         number, count = self.study.part
         side_by_side(predict, asked[number - 1 :: count], "predicting", "condition")
-        return not any(self._missing(condition) for condition in self.conditions)
+        return not any(self._missing(condition) for condition in self._asked)
 
-    def _missing(self, condition: Condition) -> list[str]:
+    @property
+    def _asked(self) -> tuple[AnyCondition, ...]:
+        return (*self.plan.conditions, *self.plan.beside)
+
+    def _missing(self, condition: AnyCondition) -> list[str]:
         return [name for name in self.systems if self._about(condition, name) is None]
 
-    def path(self, condition: Condition, system: str) -> Path:
+    def path(self, condition: AnyCondition, system: str) -> Path:
         folder = self.workspace.settings_folder / "robustness" / self.regime
         return folder / condition.name / f"{system}.safetensors"
 
@@ -122,7 +132,7 @@ class Robustness:
 
     # --- reading
 
-    def _about(self, condition: Condition, system: str) -> dict | None:
+    def _about(self, condition: AnyCondition, system: str) -> dict | None:
         """What a file of predictions says of itself; None for one that is missing or stale."""
         try:
             with safe_open(self.path(condition, system), framework="numpy") as file:
@@ -131,9 +141,10 @@ class Robustness:
             return None
         return about if about.get("of") == self.made_of(system) else None
 
-    def about(self, condition: Condition) -> dict:
+    def about(self, condition: AnyCondition) -> dict:
         """{"clips": fingerprint of the numbers that all systems were shown, "there": {modality:
-        how many of the clips have it}}. Raises RunError where systems were shown different ones."""
+        how many of the clips have it, "heard": how many say the words of the complete clip}}.
+        Raises RunError where systems were shown different ones."""
         found = [self._about(condition, system) for system in self.systems]
         shown = [_shown(one) for one in found if one is not None]
         if len(shown) < len(found):
@@ -145,7 +156,7 @@ class Robustness:
             )
         return shown[0]
 
-    def rho(self, condition: Condition, system: str) -> comparing.Rho:
+    def rho(self, condition: AnyCondition, system: str) -> comparing.Rho:
         """Mean rho of a system's seeds under a condition, with its resamples."""
         key = condition.name, system
         if key not in self._rho:
@@ -165,7 +176,7 @@ class Robustness:
     def _targets(self) -> np.ndarray:
         return worker_datasets(self.workspace)["test"].targets
 
-    def attention(self, condition: Condition, system: str) -> dict[str, float]:
+    def attention(self, condition: AnyCondition, system: str) -> dict[str, float]:
         """{modality: attention on the event that counts / on the decoy}, the median over seeds, of
         a system that looks at sound or face, where there is planted truth."""
         about = self._about(condition, system)
@@ -177,11 +188,24 @@ class Robustness:
             found[name] = float(np.median(ratios))
         return found
 
-    def drop(self, condition: Condition, system: str) -> comparing.Rho:
+    def drop(self, condition: AnyCondition, system: str) -> comparing.Rho:
         """Under a condition minus on complete clips, by the same models."""
         return comparing.combined(
-            [(1, self.rho(condition, system)), (-1, self.rho(COMPLETE, system))]
+            [(1, self.rho(condition, system)), (-1, self.rho(self.plan.complete, system))]
         )
+
+    def over_missing(self, condition: Noisy, system: str) -> comparing.Rho:
+        """Under noise minus without all that the noise reaches, by the same models."""
+        without = self.rho(condition.missing, system)
+        return comparing.combined([(1, self.rho(condition, system)), (-1, without)])
+
+    def height(self, curve: Sequence[Condition | Noisy], system: str) -> comparing.Rho:
+        """The mean height of a curve from complete clips to its last condition, by trapezoids: 1
+        where nothing is lost whatever the rate, of a system that is always right."""
+        at = [0.0, *(condition.amount for condition in curve)]
+        weights = [float(np.trapezoid(one, at)) / at[-1] for one in np.eye(len(at))]
+        parts = zip(weights, (self.plan.complete, *curve), strict=True)
+        return comparing.combined([(w, self.rho(condition, system)) for w, condition in parts])
 
     @property
     def draws(self) -> pd.DataFrame:
@@ -198,7 +222,7 @@ class Asked:
     """One condition and the systems that have not been asked under it, for a worker process."""
 
     measured: Robustness
-    condition: Condition
+    condition: AnyCondition
     names: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -210,16 +234,19 @@ class Asked:
 
     @property
     def systems(self) -> tuple[type[System], ...]:
-        return tuple(models.find(name) for name in self.names)
+        jobs = self.measured.study.jobs()
+        return tuple({job.system for (_, name, _), job in jobs.items() if name in self.names})
 
 
 def predict(asked: Asked) -> None:
     """What all seeds of these systems say under a condition, into their files."""
     clips = clips_under(asked.workspace, asked.condition)
-    there = {
-        name: sum(name not in clips[index][0].absent for index in range(len(clips)))
-        for name in MODALITIES
-    }
+    complete = worker_datasets(asked.workspace)["test"]
+    pairs = [(clips[index][0], complete[index][0]) for index in range(len(clips))]
+    there = {name: sum(name not in clip.absent for clip, _ in pairs) for name in MODALITIES}
+    there["heard"] = sum(
+        "text" not in clip.absent and clip.transcript == whole.transcript for clip, whole in pairs
+    )
     shown = {"clips": clips.store.fingerprint(clips.clip_ids), "there": there}
     for system in asked.names:
         found = [
@@ -235,15 +262,16 @@ def predict(asked: Asked) -> None:
         files.write_bytes(path, data)
 
 
-def clips_under(workspace: Workspace, condition: Condition) -> ClipDataset:
+def clips_under(workspace: Workspace, condition: AnyCondition) -> ClipDataset:
     """The test clips under a condition, in memory."""
     test = worker_datasets(workspace)["test"]
+    if condition.name == CLEAN:
+        return test
+    if isinstance(condition, Noisy):
+        return noisy.clips(workspace, condition, test)
+    if isinstance(condition, Mixed):
+        return noisy.mixed(workspace, condition, test)
     reads = condition.protocol == STEPS and "text" in condition.lost
     with devices.threads(1):
-        encode = _text_encoder(workspace.profile.encoders).encode if reads else None
+        encode = noisy.text_encoder(workspace.profile.encoders).encode if reads else None
         return lossy(test, condition, draw(test.clip_ids), encode)
-
-
-@lru_cache(maxsize=1)
-def _text_encoder(settings: profiles.Encoders) -> TextEncoder:
-    return TextEncoder(settings.text, "cpu", settings.text_pooling, settings.max_tokens)
