@@ -478,6 +478,7 @@ def test_the_grid_of_switches_and_noise_has_no_twins():
 def test_switches_and_noise_are_taken_from_the_noisy_clips(folder):
     found = measured(folder)
     loud, dark = under(found, "babble", 3), under(found, "low_light", 5)
+    loud_ids = [clip.clip_id for clip in loud]
     mixed = robustness.clips_under(found.workspace, Mixed(("audio",), 3, 5))
     for index, (one, two) in enumerate(zip(loud, dark, strict=True)):
         clip = mixed[index][0]
@@ -488,6 +489,13 @@ def test_switches_and_noise_are_taken_from_the_noisy_clips(folder):
             np.testing.assert_array_equal(clip.vision.values, two.vision.values)
         if clip.tokens is not None:
             np.testing.assert_array_equal(clip.tokens.values, one.tokens.values)
+    # clips without noise are told from their numbers, too, under whatever name
+    numbers = {
+        robustness.clips_under(found.workspace, plan.complete).store.fingerprint(loud_ids)
+        for plan in robustness.PLANS.values()
+    }
+    assert numbers == {found.about(COMPLETE)["clips"]}
+    assert found.workspace.features()[0].fingerprint(loud_ids) not in numbers
     nothing = robustness.clips_under(found.workspace, Mixed())
     assert nothing.store.fingerprint(nothing.clip_ids) == found.about(COMPLETE)["clips"]
 

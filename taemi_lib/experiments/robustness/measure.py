@@ -29,6 +29,7 @@ from taemi_lib.experiments.products import ratios_of_attention
 from taemi_lib.experiments.robustness import noisy
 from taemi_lib.experiments.robustness.conditions import (
     CLEAN,
+    COMPLETE,
     LOSSES,
     SEED,
     STEPS,
@@ -266,11 +267,12 @@ def clips_under(workspace: Workspace, condition: AnyCondition) -> ClipDataset:
     """The test clips under a condition, in memory."""
     test = worker_datasets(workspace)["test"]
     if condition.name == CLEAN:
-        return test
-    if isinstance(condition, Noisy):
+        condition = COMPLETE
+    elif isinstance(condition, Noisy):
         return noisy.clips(workspace, condition, test)
-    if isinstance(condition, Mixed):
+    elif isinstance(condition, Mixed):
         return noisy.mixed(workspace, condition, test)
+    assert isinstance(condition, Condition)
     reads = condition.protocol == STEPS and "text" in condition.lost
     with devices.threads(1):
         encode = noisy.text_encoder(workspace.profile.encoders).encode if reads else None
