@@ -608,6 +608,24 @@ def test_effects_are_differences_of_mean_levels(arms, tmp_path):
     assert "missing tokens (clips as they are)" in robustness_summary(written, "training_")
 
 
+def test_the_command_knows_every_plan():
+    asked = next(one for one in cli.study.robustness.params if one.name == "plan")
+    assert list(asked.type.choices) == list(robustness.PLANS)
+
+
+@pytest.mark.slow
+def test_noise_that_leaves_no_word_leaves_no_text(folder, monkeypatch):
+    found = measured(folder)
+    gone = replace(noises.NOISES["deleted"], strengths=(1.0,))
+    monkeypatch.setitem(noises.NOISES, "deleted", gone)
+    store = found.workspace.features()[0]
+    said = next(c for c in found.workspace.clips() if store.read(c.clip_id).transcript)
+    clean = store.read(said.clip_id)
+    clip = noisy.spoiled(found.workspace, Noisy("deleted", 1), said, clean)
+    assert clip.absent["text"] == noisy.NO_WORDS and clip.tokens is None
+    assert clip.audio is clean.audio
+
+
 def test_the_experiment_with_training_takes_no_other_systems(tmp_path, capsys):
     roots = ["--data-root", str(tmp_path / "data"), "--runs-root", str(tmp_path / "runs")]
     assert cli.main(["robustness", "mult", "--plan", "training", *roots]) == 2

@@ -35,6 +35,9 @@ SOME_LEVELS = (0, 1, 3, 5)
 MIXED_NOISES = "babble", "low_light"
 PROTOCOLS = WHOLE, STEPS = "whole", "steps"
 CLEAN = "complete"
+NOTHING_LEFT = "all steps lost"
+# Words lost by noise (deleted) are those of the protocol "steps", which has them at every rate.
+MEASURED = tuple(name for name in NOISES if name != "deleted")
 SEED = 11
 Encode = Callable[[str], tuple[Sequence, np.ndarray]]  # a transcript -> its tokens and vector
 
@@ -190,13 +193,11 @@ LOSSES = Plan(
         for lost in (MODALITIES, *((name,) for name in MODALITIES))
     ),
 )
-# Words lost by noise are those of the protocol "steps", which has them at every rate.
 NOISE = Plan(
     "noise_",
     Noisy(),
-    (),
-    tuple(tuple(Noisy(name, level) for level in LEVELS) for name in NOISES if name != "deleted"),
-    tuple({Noisy(name, 1).missing: None for name in NOISES}),
+    curves=tuple(tuple(Noisy(name, level) for level in LEVELS) for name in MEASURED),
+    beside=tuple({Noisy(name, 1).missing: None for name in MEASURED}),
 )
 # What systems are asked that were trained for it, or not (trained.py).
 TRAINING = Plan(
@@ -277,41 +278,36 @@ def without_steps(
         if name in clip.absent:
             continue
         rng = rng_of(clip.clip_id, f"{STEPS}/{name}", seed)
-        fields: dict[str, Any] | None
         if name == "text":
-            fields = _fewer_words(clip, condition.rate, rng, encode)
-        else:
-            fields = _fewer_steps(name, getattr(clip, name), condition.rate, rng)
-        if fields is None:
+            if encode is None or clip.transcript is None:
+                raise ValueError(
+                    f"clip {clip.clip_id!r}: its words are not known, so that none can be taken "
+                    "away (imported features have none, and no text encoder)"
+                )
+            left = words.deleted(clip.transcript, condition.rate, rng)
+            rest = reworded(rest, left, encode, NOTHING_LEFT)
+        elif (steps := _fewer(getattr(clip, name), condition.rate, rng)) is None:
             empty.append(name)
         else:
-            rest = replace(rest, **fields)
-    return hidden(rest, empty, "all steps lost")
+            field: dict[str, Any] = {name: steps}
+            rest = replace(rest, **field)
+    return hidden(rest, empty, NOTHING_LEFT)
 
 
-def _fewer_steps(
-    name: str, steps: Sequence, rate: float, rng: np.random.Generator
-) -> dict[str, Any] | None:
-    """The field of what is left of a sequence, None where nothing is."""
-    left = rng.random(len(steps)) >= rate
-    return {name: Sequence(steps.values[left], steps.times[left])} if left.any() else None
-
-
-def _fewer_words(
-    clip: ClipFeatures, rate: float, rng: np.random.Generator, encode: Encode | None
-) -> dict[str, Any] | None:
-    """The fields of what is left of the text, None where nothing is."""
-    if encode is None or clip.transcript is None:
-        raise ValueError(
-            f"clip {clip.clip_id!r}: its words are not known, so that none can be taken away "
-            "(imported features have none, and no text encoder)"
-        )
-    left = words.deleted(clip.transcript, rate, rng)
-    if left == clip.transcript:
-        return {}
+def reworded(clip: ClipFeatures, said: str, encode: Encode, why: str) -> ClipFeatures:
+    """The clip with other words, read anew; without text, for the reason `why`, where none are
+    left."""
+    if said == clip.transcript:
+        return clip
     try:
-        tokens, pooled = encode(left)
+        tokens, pooled = encode(said)
     except Unreadable:
-        return None
+        return hidden(clip, ["text"], why)
     read = as_stored(replace(clip, tokens=tokens, pooled=pooled))  # as training saw all others
-    return {"tokens": read.tokens, "pooled": read.pooled, "transcript": left, "words": ()}
+    return replace(clip, tokens=read.tokens, pooled=read.pooled, transcript=said, words=())
+
+
+def _fewer(steps: Sequence, rate: float, rng: np.random.Generator) -> Sequence | None:
+    """What is left of a sequence, None where nothing is."""
+    left = rng.random(len(steps)) >= rate
+    return Sequence(steps.values[left], steps.times[left]) if left.any() else None

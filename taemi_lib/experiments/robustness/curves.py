@@ -37,7 +37,7 @@ def points(measured: Robustness) -> pd.DataFrame:
         rows += [
             condition.key
             | {"system": system}
-            | _level(measured.rho(condition, system), "rho")
+            | level(measured.rho(condition, system), "rho")
             | _drop(measured.drop(condition, system))
             | _over_missing(measured, condition, system)
             | against.get((condition, system), {})
@@ -69,7 +69,7 @@ def areas(measured: Robustness) -> pd.DataFrame:
             rows.append(
                 curve[0].curve
                 | {"system": system}
-                | _level(height, "area")
+                | level(height, "area")
                 | _drop(comparing.combined([(1.0, height), complete]))
                 | against.get(system, {})
             )
@@ -87,7 +87,8 @@ def shown(measured: Robustness) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _level(rho: comparing.Rho, name: str) -> dict[str, float]:
+def level(rho: comparing.Rho, name: str) -> dict[str, float]:
+    """Mean and sd over seeds as fields of a row."""
     sd = float(rho.seeds.std(ddof=1)) if len(rho.seeds) > 1 else float("nan")
     return {name: rho.mean, "sd": sd}
 
@@ -110,14 +111,16 @@ def _against_reference(
 ) -> dict[comparing.Name, dict]:
     """One family as fields of a row."""
     family = comparing.holm({key: comparing.compare(*pair) for key, pair in pairs.items()})
+    return {key: told(found) for key, found in family.items()}
+
+
+def told(found: comparing.Comparison) -> dict[str, float | str]:
+    """A comparison of a family as fields of a row."""
     return {
-        key: {
-            "delta": found.delta,
-            "p": readable_p(found.p),
-            "p_holm": readable_p(found.p_holm or 0.0),
-            "low": found.low,
-            "high": found.high,
-            "verdict": found.verdict,
-        }
-        for key, found in family.items()
+        "delta": found.delta,
+        "p": readable_p(found.p),
+        "p_holm": readable_p(found.p_holm or 0.0),
+        "low": found.low,
+        "high": found.high,
+        "verdict": found.verdict,
     }

@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from taemi_lib.evaluation import comparing
-from taemi_lib.experiments.robustness.conditions import Condition, Noisy
+from taemi_lib.experiments.robustness.conditions import CLEAN, Condition, Noisy
+from taemi_lib.experiments.robustness.curves import level, told
 from taemi_lib.experiments.robustness.measure import Robustness
 from taemi_lib.experiments.robustness.trained import ARMS, DROPOUT, Arm
-from taemi_lib.experiments.tables import readable_p
 
 Chosen = Callable[[Arm], bool]
-COMPLETE = "complete"
 ON, OFF = "spoiled clips", "clips as they are"  # what was trained on
 # What is compared: (what it is worth, under which training, with it, without it); the mean of the
 # arms of each side.
@@ -67,20 +66,8 @@ def training_effects(measured: Robustness) -> pd.DataFrame:
         }
         family = comparing.holm(found)
         for of, under, *_ in EFFECTS:
-            one = family[of, under]
-            rows.append(
-                {
-                    "curve": title(curve),
-                    "of": of,
-                    "under": under,
-                    "delta": one.delta,
-                    "p": readable_p(one.p),
-                    "p_holm": readable_p(one.p_holm or 0.0),
-                    "low": one.low,
-                    "high": one.high,
-                    "verdict": one.verdict,
-                }
-            )
+            named: dict[str, float | str] = {"curve": title(curve), "of": of, "under": under}
+            rows.append(named | told(family[of, under]))
     return pd.DataFrame(rows)
 
 
@@ -90,7 +77,6 @@ def training_levels(measured: Robustness) -> pd.DataFrame:
     rows = []
     for curve in ((), *measured.plan.curves):
         for arm in ARMS:
-            rho = _height(measured, curve, arm)
             rows.append(
                 {
                     "curve": title(curve),
@@ -98,9 +84,8 @@ def training_levels(measured: Robustness) -> pd.DataFrame:
                     "tokens": arm.tokens,
                     "dropout": arm.dropout,
                     "spoiled": arm.spoiled,
-                    "area": rho.mean,
-                    "sd": float(rho.seeds.std(ddof=1)),
                 }
+                | level(_height(measured, curve, arm), "area")
             )
     return pd.DataFrame(rows)
 
@@ -108,7 +93,7 @@ def training_levels(measured: Robustness) -> pd.DataFrame:
 def title(curve: Sequence[Condition | Noisy]) -> str:
     """ "whole audio+vision+text", "noise babble", or "complete" for no curve."""
     if not curve:
-        return COMPLETE
+        return CLEAN
     first = curve[0]
     return (
         f"noise {first.noise}"

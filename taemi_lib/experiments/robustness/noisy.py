@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from typing import Any
@@ -26,7 +26,7 @@ from taemi_lib.data.media import Unreadable, is_silent, read_audio
 from taemi_lib.data.noise import NOISES, rng_of, words
 from taemi_lib.errors import ExtractionError, TaemiError
 from taemi_lib.experiments.masks import hidden, in_place_of
-from taemi_lib.experiments.robustness.conditions import SEED, Mixed, Noisy
+from taemi_lib.experiments.robustness.conditions import SEED, Mixed, Noisy, reworded
 from taemi_lib.features.changes import words_of_table
 from taemi_lib.features.clip import extract_clip
 from taemi_lib.features.encoders import Encoders
@@ -38,6 +38,7 @@ from taemi_lib.support import device as devices
 from taemi_lib.support import files
 from taemi_lib.workspace import Workspace, worker_datasets
 
+NO_WORDS = "no words left by the noise"
 VOICES = 12  # training clips whose sound babble is made of
 # what is encoded of a clip: its fields
 _FIELDS = {
@@ -124,7 +125,9 @@ def spoiled(
         )
         try:
             if noise.modality == "text":
-                return _other_words(clean, change, encoders)
+                if clean.transcript is None:
+                    return clean
+                return reworded(clean, change(clean.transcript), encoders.text.encode, NO_WORDS)
             heard = noise.modality == "audio" and words_of_table(clip, encoders.settings) is None
             only = (noise.modality, "text") if heard else (noise.modality,)
             made = extract_clip(clip, encoders, only, {noise.modality: change})
@@ -136,18 +139,6 @@ def spoiled(
                 f"{type(error).__name__}: {error}"
             ) from error
     return _in_place(clean, made, only)
-
-
-def _other_words(
-    clean: ClipFeatures, change: Callable[[str], str], encoders: Encoders
-) -> ClipFeatures:
-    if clean.transcript is None or "text" in clean.absent:
-        return clean
-    said = change(clean.transcript)
-    if said == clean.transcript:
-        return clean
-    tokens, pooled = encoders.text.encode(said)
-    return replace(clean, tokens=tokens, pooled=pooled, transcript=said, words=())
 
 
 def _in_place(clean: ClipFeatures, made: ClipFeatures, only: Sequence[str]) -> ClipFeatures:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from taemi_lib import models, runs
 from taemi_lib.batches import ClipDataset
-from taemi_lib.data.noise import NOISES, rng_of
+from taemi_lib.data.noise import rng_of
 from taemi_lib.experiments.masks import in_place_of
 from taemi_lib.experiments.plan import REFERENCE
 from taemi_lib.experiments.robustness import noisy
 from taemi_lib.experiments.robustness.conditions import (
     LEVELS,
+    MEASURED,
     SEED,
     STEPS,
     Condition,
@@ -138,13 +139,14 @@ def spoiled(workspace: Workspace) -> ClipDataset:
     noise and, on top, with single time steps and words lost at a rate between 0 and 1 (the field's
     frame-level protocol, docs/paper.md row 18). All drawn once, by the clip's name."""
     train = worker_datasets(workspace)["train"]
-    names = [name for name in NOISES if name != "deleted"]  # words are lost in any case
     noise, rates = dict[str, Noisy](), dict[str, float]()
     for clip_id in train.clip_ids:
         rng = rng_of(clip_id, "training", SEED)
         kept, name, level, rate = rng.random(4)
         if kept >= COMPLETE_SHARE:
-            noise[clip_id] = Noisy(names[int(name * len(names))], LEVELS[int(level * len(LEVELS))])
+            noise[clip_id] = Noisy(
+                MEASURED[int(name * len(MEASURED))], LEVELS[int(level * len(LEVELS))]
+            )
             rates[clip_id] = float(rate)
     loud = noisy.each(workspace, "training", noise, train)
     encode = noisy.text_encoder(workspace.profile.encoders).encode
