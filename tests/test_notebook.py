@@ -1,13 +1,16 @@
-"""The first cell of a notebook: its parameters become a workspace, or the notebook stops there."""
+"""What notebooks share: parameters that become a workspace, or the notebook stops there; whose
+tables it shows; how it prints."""
 
 import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
 
+from taemi_lib import notebook
 from taemi_lib.errors import ChoiceError
-from taemi_lib.notebook import from_notebook
+from taemi_lib.notebook import find_tables, from_notebook
 from taemi_lib.profiles import ROOT
 
 DEFAULTS = """\
@@ -89,3 +92,77 @@ def test_bare_papermill_stops_in_the_first_cells_of_a_notebook(arguments, said, 
     cells = nbformat.read(tmp_path / "out.ipynb", 4).cells
     assert max(cell.get("execution_count") or 0 for cell in cells) <= 4
     assert not (tmp_path / "runs").exists()
+
+
+def tables(given, own, needed=("runs", "search")):
+    """The tables that a notebook with these parameters shows; `own`: where its data's own lie."""
+    defaults = DEFAULTS.replace("resamples = 200", 'results_root = "results"\nrecompute = False')
+    found = variables(given, defaults)
+    workspace = from_notebook(found, own=("results_root", "recompute"))
+    return find_tables(found, workspace, own, needed, "taemi grid", "inside")
+
+
+def with_tables(folder, *names):
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / f"{name}.csv").touch()
+    return folder
+
+
+def test_the_demo_shows_the_committed_tables(tmp_path, capsys):
+    own = with_tables(tmp_path / "own", "runs", "search")
+    found = tables("profile = 'demo'\nsettings = {'seeds': [3]}", own)
+    assert found.folder == ROOT / "results" / "inside"
+    assert found.committed and not found.borrowed
+    assert "made with these settings" in capsys.readouterr().out
+    found.warn()
+    assert capsys.readouterr().out == ""
+
+
+def test_other_data_shows_the_demos_tables_and_says_so_until_it_has_its_own(tmp_path, capsys):
+    given = "settings = {'training.batch_size': 8, 'encoders.text': 'a folder'}"
+    partly = with_tables(tmp_path / "partly", "runs")
+    found = tables(given, partly)
+    assert found.folder == ROOT / "results" / "inside" and found.borrowed and found.committed
+    said = " ".join(capsys.readouterr().out.split())
+    assert "OF THE DEMO" in said and f"not computed yet: `{found.computed_by}`" in said
+    assert found.computed_by == (
+        "taemi grid --profile smoke --data-root data --runs-root runs"
+        " --set training.batch_size=8 --set 'encoders.text=a folder'"
+    )
+    found.warn()
+    assert capsys.readouterr().out == "(OF THE DEMO, not of this data)\n"
+
+    own = with_tables(tmp_path / "own", "runs", "search")
+    found = tables(given, own)
+    assert found.folder == own and not found.borrowed and not found.committed
+    assert "DEMO" not in capsys.readouterr().out
+
+
+def test_tables_that_are_asked_for_or_just_made_are_shown_whatever_else_is_there(tmp_path, capsys):
+    own = with_tables(tmp_path / "own", "runs", "search")
+    asked = f"profile = 'demo'\nresults_root = {str(tmp_path / 'asked')!r}"
+    found = tables(asked, own)
+    assert found.folder == tmp_path / "asked" / "inside"
+    assert not found.borrowed and not found.committed
+    assert "asked" in capsys.readouterr().out
+    for profile in ("demo", "smoke"):
+        found = tables(f"profile = {profile!r}\nrecompute = True", own)
+        assert found.folder == own and not found.borrowed and not found.committed
+
+
+def test_lines_are_broken_between_words_but_not_at_no_break_spaces(capsys):
+    notebook.say("left: " + " ".join(["word\u00a0pair"] * 15))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and max(map(len, lines)) <= 110
+    assert lines[1].startswith("    word pair") and all(line.endswith("pair") for line in lines)
+
+
+def test_a_table_has_its_caption_above_and_no_row_for_the_name_of_its_index(monkeypatch):
+    shown = []
+    monkeypatch.setattr(notebook, "display", shown.append)
+    frame = pd.DataFrame({"rho": [0.5, None]}, index=pd.Index(["a", "b"], name="system"))
+    notebook.show_table(frame, "means < 1")
+    html = shown[0].data
+    assert html.index("means &lt; 1") < html.index("<thead>") and "<td>-</td>" in html
+    assert html.count("<tr") == 3 and "<th>system</th>" in html

@@ -47,6 +47,7 @@ TABLES = {
         "shuffled_query",
     ),
     "fusion": ("tfn", "dynamic_fusion_graph", "mult", "misa"),
+    "rivals": ("lnln2024",),  # of the sentiment field; the paper does not name them
 }
 # Trained in every regime; the others in the first one only.
 EVERYWHERE = (REFERENCE, *TABLES["table3"], *TABLES["table4"], *TABLES["controls"])
@@ -59,7 +60,7 @@ MASKED = (REFERENCE, *TABLES["table3"])
 ROBUST = (
     REFERENCE,
     *TABLES["table3"],
-    *("constant_query", "text_gated", "mult", "misa", "hallmen2025"),
+    *("constant_query", "text_gated", "mult", "misa", "hallmen2025", "lnln2024"),
     *("text_only", "audio_only", "vision_only", "no_text"),
 )
 
