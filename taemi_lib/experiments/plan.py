@@ -47,7 +47,8 @@ TABLES = {
         "shuffled_query",
     ),
     "fusion": ("tfn", "dynamic_fusion_graph", "mult", "misa"),
-    "rivals": ("lnln2024",),  # of the sentiment field; the paper does not name them
+    # of the sentiment field; the paper does not name them
+    "rivals": ("lf_dnn", "self_mm2021", "almt2023", "lnln2024"),
 }
 # Trained in every regime; the others in the first one only.
 EVERYWHERE = (REFERENCE, *TABLES["table3"], *TABLES["table4"], *TABLES["controls"])
