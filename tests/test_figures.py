@@ -188,6 +188,27 @@ def test_names_of_points_cover_no_other_name_and_no_point():
     assert not any(name.contains(*place) for name in names for place in places)
 
 
+def test_the_line_from_a_name_to_its_point_meets_no_other_point():
+    points = {"left": (79, 0.618, 0.0), "top": (81.4, 0.626, 0.0), "right": (84, 0.62, 0.0)}
+    far = {"low": (6, 0.39, 0.0), "high": (190, 0.87, 0.0)}
+    figure = figures.score_against_cost(points | far, dict.fromkeys(points | far, "sound"), "cost")
+    axis = figure.axes[0]
+    figure.draw_without_rendering()
+    for text in axis.texts:
+        name = text.get_text()
+        if name in far:
+            continue
+        start = Text.get_window_extent(text)
+        start = np.array([start.x0 + start.x1, start.y0 + start.y1]) / 2
+        own = axis.transData.transform((points | far)[name][:2])
+        way = np.linspace(0, 1, 200)[:, None] * (own - start) + start
+        for other in points.keys() - {name}:
+            place = axis.transData.transform(points[other][:2])
+            nearest = np.hypot(*(way - place).T)
+            # nowhere nearer than at its own point, or farther than a marker is large
+            assert nearest.argmin() == len(way) - 1 or nearest.min() > 6, (name, other)
+
+
 def test_a_clip_with_neither_sound_nor_picture_cannot_be_drawn():
     with pytest.raises(ValueError, match="neither sound nor pictures"):
         figures.waveform_and_face(None, None)

@@ -14,6 +14,7 @@ from taemi_lib.data.media import Unreadable
 from taemi_lib.errors import ChoiceError, ExtractionError, RunError
 from taemi_lib.evaluation import comparing
 from taemi_lib.experiments import Study, robustness, robustness_summary
+from taemi_lib.experiments.masks import hidden
 from taemi_lib.experiments.robustness import (
     ARMS,
     COMPLETE,
@@ -624,6 +625,17 @@ def test_noise_that_leaves_no_word_leaves_no_text(folder, monkeypatch):
     clip = noisy.spoiled(found.workspace, Noisy("deleted", 1), said, clean)
     assert clip.absent["text"] == noisy.NO_WORDS and clip.tokens is None
     assert clip.audio is clean.audio
+
+
+@pytest.mark.slow
+def test_words_that_were_never_read_are_not_read_under_noise(folder):
+    """A transcript that the encoder knows no word of is kept, and the clip has no text; other
+    words give it none."""
+    found = measured(folder)
+    store = found.workspace.features()[0]
+    said = next(c for c in found.workspace.clips() if store.read(c.clip_id).transcript)
+    unread = replace(hidden(store.read(said.clip_id), ["text"]), transcript="привет мир")
+    assert noisy.spoiled(found.workspace, Noisy("substituted", 5), said, unread) is unread
 
 
 def test_the_experiment_with_training_takes_no_other_systems(tmp_path, capsys):

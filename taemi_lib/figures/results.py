@@ -369,7 +369,9 @@ def score_against_cost(
             markeredgecolor="black",
         )
     axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    costs = [cost for cost, *_ in points.values()]
+    far = max(costs) > 1000 * min(costs)  # more numbers would run into each other
+    axis.xaxis.set_major_locator(LogLocator(subs=(1,) if far else (1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{cost:,.10g}"))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.margins(x=0.16, y=0.1)
@@ -410,7 +412,11 @@ def _name_points(
             bold = name in emphasis
             text = _name_beside(axis, name, points[name][:2], attempt, bold, renderer)
             extent = Text.get_window_extent(text, renderer)  # of the name without its line
-            own = attempt[2] > 12 or _nearest(extent, places[name], others)
+            own = (
+                not any(_passes(extent, places[name], other) for other in others)
+                if attempt[2] > 12
+                else _nearest(extent, places[name], others)
+            )
             free = not any(extent.overlaps(other) for other in taken)
             if (_inside(frame, extent) and own and free) or attempt == tries[-1]:
                 taken.append(extent)
@@ -462,6 +468,14 @@ def _name_beside(
 def _nearest(box: Bbox, own: np.ndarray, others: Sequence[np.ndarray]) -> bool:
     """Whether a name is so much nearer to its own point that nobody takes it for another's."""
     return _distance(box, own) < 0.6 * min((_distance(box, o) for o in others), default=np.inf)
+
+
+def _passes(box: Bbox, own: np.ndarray, other: np.ndarray) -> bool:
+    """Whether the line from a name to its own point meets another's marker on the way."""
+    start = np.array([box.x0 + box.x1, box.y0 + box.y1]) / 2
+    way = own - start
+    share = float(np.dot(other - start, way) / max(np.dot(way, way), 1e-9))
+    return share < 1 and bool(np.hypot(*(start + max(share, 0) * way - other)) < 7)
 
 
 def _inside(frame: Bbox, box: Bbox) -> bool:

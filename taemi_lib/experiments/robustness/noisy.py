@@ -125,7 +125,7 @@ def spoiled(
         )
         try:
             if noise.modality == "text":
-                if clean.transcript is None:
+                if clean.transcript is None or "text" in clean.absent:
                     return clean
                 return reworded(clean, change(clean.transcript), encoders.text.encode, NO_WORDS)
             heard = noise.modality == "audio" and words_of_table(clip, encoders.settings) is None
