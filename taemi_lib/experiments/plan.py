@@ -48,7 +48,9 @@ TABLES = {
     ),
     "fusion": ("tfn", "dynamic_fusion_graph", "mult", "misa"),
     # of the sentiment field; the paper does not name them
-    "rivals": ("lf_dnn", "self_mm2021", "almt2023", "lnln2024"),
+    "rivals": ("lf_dnn", "self_mm2021", "tetfn2023", "almt2023", "lnln2024"),
+    # what a choice of ours costs a rival, and a rival's own control
+    "variants": ("tfn_wide", "almt2023_first_place", "almt2023_learned"),
 }
 # Trained in every regime; the others in the first one only.
 EVERYWHERE = (REFERENCE, *TABLES["table3"], *TABLES["table4"], *TABLES["controls"])

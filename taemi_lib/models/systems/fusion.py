@@ -67,10 +67,10 @@ class TensorFusionNetwork(System):
     Source: Zadeh et al. 2017. Faithful: the product with its ones, small z through ReLU, dropout on
     the product. Reduced: the unimodal networks (see fusion.py; the original: mean of sound and face
     -> MLP, LSTM over the words); the head is everybody's instead of two hidden layers; r = width /
-    4, at most 32, because the head grows with r^3. The bottleneck costs it a lot here: a seed
-    without it scored clearly higher. Its own sizes undo that: `rank` is r (0: the rule above);
-    `small` is what z passes: "relu" as above, "public" as in the public code (none on the text, no
-    dropout before the product), "linear" nothing at all.
+    4, at most 32, because the head grows with r^3. Its own sizes undo that:
+    `rank` is r (0: the rule above); `small` is what z passes: "relu" as above, "public" as in the
+    public code (none on the text, no dropout before the product), "linear" nothing at all. With
+    them its search comes to .757 in `cue`, `tfn_wide` to .776 (results/).
     """
 
     name = "tfn"
