@@ -12,6 +12,7 @@ from taemi_lib.experiments.plan import (
     SIZE_SYSTEMS,
     SIZES,
     TABLES,
+    VARIANT_OF,
 )
 from taemi_lib.experiments.recheck import read_predictions
 from taemi_lib.experiments.search import (
@@ -50,6 +51,7 @@ __all__ = [
     "TABLES",
     "TEST",
     "TRIALS",
+    "VARIANT_OF",
     "Search",
     "Study",
     "best_after",

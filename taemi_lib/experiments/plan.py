@@ -9,6 +9,12 @@ PRIMARY = (
     "constant_query",
 )  # the one hypothesis that was chosen beforehand: a family of its own
 
+VARIANT_OF = {  # what a choice of ours costs a rival, and a rival's own control
+    "tfn_wide": "tfn",
+    "almt2023_first_place": "almt2023",
+    "almt2023_learned": "almt2023",
+}
+
 # What is compared with what: each table in each regime is one family of hypotheses (docs/paper.md,
 # Tables 2 to 4).
 TABLES = {
@@ -49,8 +55,7 @@ TABLES = {
     "fusion": ("tfn", "dynamic_fusion_graph", "mult", "misa"),
     # of the sentiment field; the paper does not name them
     "rivals": ("lf_dnn", "self_mm2021", "tetfn2023", "almt2023", "lnln2024"),
-    # what a choice of ours costs a rival, and a rival's own control
-    "variants": ("tfn_wide", "almt2023_first_place", "almt2023_learned"),
+    "variants": tuple(VARIANT_OF),
 }
 # Trained in every regime; the others in the first one only.
 EVERYWHERE = (REFERENCE, *TABLES["table3"], *TABLES["table4"], *TABLES["controls"])

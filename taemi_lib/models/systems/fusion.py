@@ -67,10 +67,10 @@ class TensorFusionNetwork(System):
     Source: Zadeh et al. 2017. Faithful: the product with its ones, small z through ReLU, dropout on
     the product. Reduced: the unimodal networks (see fusion.py; the original: mean of sound and face
     -> MLP, LSTM over the words); the head is everybody's instead of two hidden layers; r = width /
-    4, at most 32, because the head grows with r^3. Its own sizes undo that:
-    `rank` is r (0: the rule above); `small` is what z passes: "relu" as above, "public" as in the
-    public code (none on the text, no dropout before the product), "linear" nothing at all. With
-    them its search comes to .757 in `cue`, `tfn_wide` to .776 (results/).
+    4, at most 32, because the head grows with r^3. Its own sizes undo that: `rank` is r (0: the
+    rule above); `small` is what z passes: "relu" as above, "public" as in the public code (none on
+    the text, no dropout before the product), "linear" nothing at all. With what their searches
+    chose, it cannot be told from `tfn_wide` in `cue` (notebook 07, section 6).
     """
 
     name = "tfn"
@@ -117,7 +117,7 @@ class WideTensorFusionNetwork(TensorFusionNetwork):
     it. Decided: 32 numbers for each modality (the code and MMSA: between 4 and 256). Reduced: the
     unimodal networks (see fusion.py); the z of sound and face are linear, too, where the original
     has them behind the last ReLU of its networks; a linear output under MSE instead of a sigmoid to
-    the labels' range under L1. `tfn` beside it is what the product loses by a bottleneck.
+    the labels' range under L1. `tfn` beside it has the bottleneck.
     """
 
     name = "tfn_wide"
